@@ -1,0 +1,38 @@
+"""Numerics are tested in float64 with rank promotion refused, on two devices."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 2)
+
+TRUTHS = Path(__file__).resolve().parents[2] / "shared" / "truths"
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def truths():
+    def read(name):
+        path = TRUTHS / name
+        if not path.exists():
+            pytest.skip(f"external truths are not at hand: {path.name}")
+        return json.loads(path.read_text())
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def configs():
+    return Path(__file__).resolve().parents[1] / "configs"
