@@ -1,0 +1,17 @@
+"""Diagnostics: what a network's gradients and activations do, layer by layer, and what that means.
+
+`signals` runs one forward and one backward pass and keeps what they saw; the other functions reduce that to one number
+a layer: `layer_norms`, `second_moments`, `dead_units`, `saturated_units`. Inside a training loop use the probes
+`gradient_by_layer` and `update_to_weight_ratio`, which read the solver's own record and cost no further pass. `health`
+turns signals into a factor a layer with its confidence interval, and into words.
+"""
+
+from calcdl.diagnostics import health as health
+from calcdl.diagnostics.probes import Signals as Signals
+from calcdl.diagnostics.probes import dead_units as dead_units
+from calcdl.diagnostics.probes import gradient_by_layer as gradient_by_layer
+from calcdl.diagnostics.probes import layer_norms as layer_norms
+from calcdl.diagnostics.probes import saturated_units as saturated_units
+from calcdl.diagnostics.probes import second_moments as second_moments
+from calcdl.diagnostics.probes import signals as signals
+from calcdl.diagnostics.probes import update_to_weight_ratio as update_to_weight_ratio

@@ -1,0 +1,156 @@
+"""Probes: one number a layer from a forward and a backward pass.
+
+Layers are laid out as a stack keeps them: a mapping whose entry ``"first"`` is one layer and whose entry ``"hidden"``
+holds all further layers along a leading axis; entries of other names (the read-out) belong to no hidden layer.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from calcdl.trees import array_norm
+from calcdl.types import Objective, Params
+
+
+class Signals(NamedTuple):
+    """What one forward and one backward pass saw.
+
+    Attributes:
+        loss: the loss.
+        gradient: its gradient by the parameters.
+        backpropagated: its gradient by the pre-activations, ``[depth, batch, width]``.
+        preactivations: the pre-activations, ``[depth, batch, width]``.
+    """
+
+    loss: Float[Array, ""]
+    gradient: Params
+    backpropagated: Float[Array, "depth batch width"]
+    preactivations: Float[Array, "depth batch width"]
+
+
+def signals(
+    loss: Callable[[Params, Array], tuple[Array, Array]], params: Params, offsets: Float[Array, "depth batch width"]
+) -> Signals:
+    r"""Run one forward and one backward pass and keep every layer's signal.
+
+    .. math:: \delta_l = \partial L / \partial h_l, \quad h_l = W_l \phi(h_{l-1}) + b_l + o_l, \quad o_l = 0
+
+    Args:
+        loss: ``(params, offsets) -> (loss, preactivations)``.
+        params: parameters.
+        offsets: zeros of the shape of the pre-activations.
+
+    Returns:
+        The signals.
+
+    Example:
+        >>> loss = lambda w, offsets: (jnp.sum((w * 2.0 + offsets) ** 2), w * 2.0 + offsets)
+        >>> signals(loss, jnp.float32(3.0), jnp.zeros((1, 1, 1), jnp.float32)).backpropagated.item()
+        12.0
+    """
+    (value, seen), (gradient, backpropagated) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, offsets)
+    return Signals(value, gradient, backpropagated, seen)
+
+
+def layer_norms(params: Mapping[str, Any], leaf: str = "weight") -> Float[Array, " depth"]:
+    r"""Return the Euclidean norm of one leaf of every layer, :math:`\lVert W_l \rVert_2`, first layer first.
+
+    Args:
+        params: parameters, or anything of their structure (a gradient, an update).
+        leaf: which leaf of a layer.
+
+    Returns:
+        One norm a layer; none for a network without hidden layers.
+
+    Example:
+        >>> layer_norms({"first": {"weight": jnp.full((2, 2), 2.0)}, "readout": {}}).tolist()
+        [4.0]
+    """
+    norms = [array_norm(params["first"][leaf], None)[None]] if "first" in params else []
+    if "hidden" in params:
+        weights = params["hidden"][leaf]
+        norms.append(array_norm(weights.reshape(weights.shape[0], -1), 1))
+    return jnp.concatenate(norms) if norms else jnp.zeros(0)
+
+
+def second_moments(activations: Float[Array, "depth batch width"]) -> Float[Array, " depth"]:
+    """Return the mean square of every layer's activations over the units and the batch.
+
+    Example:
+        >>> second_moments(jnp.full((1, 2, 3), 2.0)).tolist()
+        [4.0]
+    """
+    return jnp.mean(jnp.square(activations), axis=(1, 2))
+
+
+def dead_units(slopes: Float[Array, "depth batch width"]) -> Float[Array, " depth"]:
+    r"""Return the share of units of every layer through which no example passes a gradient.
+
+    A unit is dead when :math:`\phi'(h) = 0` for every row of the batch: no step on these data can revive it.
+
+    Args:
+        slopes: derivative of the activation at the pre-activations.
+
+    Returns:
+        A share from 0 to 1 a layer.
+
+    Example:
+        >>> dead_units(jnp.array([[[0.0, 1.0], [0.0, 0.0]]])).tolist()
+        [0.5]
+    """
+    return jnp.mean(jnp.all(slopes == 0, axis=1), axis=1, dtype=slopes.dtype)
+
+
+def saturated_units(
+    slopes: Float[Array, "depth batch width"], largest: float, *, tolerance: float = 0.05, share: float = 0.95
+) -> Float[Array, " depth"]:
+    r"""Return the share of units of every layer that work on the flat part of their activation.
+
+    A unit is saturated when :math:`|\phi'(h)| \le` `tolerance` :math:`\cdot \max|\phi'|` in at least `share` of the
+    rows.
+
+    Args:
+        slopes: derivative of the activation at the pre-activations.
+        largest: the largest slope that the activation has anywhere.
+        tolerance: what counts as flat, relative to `largest`.
+        share: share of the rows that makes a unit saturated.
+
+    Returns:
+        A share from 0 to 1 a layer.
+
+    Example:
+        >>> saturated_units(jnp.array([[[0.001, 0.25], [0.002, 0.25]]]), 0.25).tolist()
+        [0.5]
+    """
+    flat = jnp.mean(jnp.abs(slopes) <= tolerance * largest, axis=1, dtype=slopes.dtype)
+    return jnp.mean(flat >= share, axis=1, dtype=slopes.dtype)
+
+
+def gradient_by_layer(objective: Objective, params: Params, info: Any) -> Float[Array, " depth"]:
+    """Probe of a training loop: norm of the weight gradient of every layer at the step just taken.
+
+    Example:
+        >>> from collections import namedtuple
+        >>> info = namedtuple("Info", "gradient")({"first": {"weight": jnp.array([[3.0, 4.0]])}})
+        >>> gradient_by_layer(None, None, info).tolist()
+        [5.0]
+    """
+    return layer_norms(info.gradient)
+
+
+def update_to_weight_ratio(objective: Objective, params: Params, info: Any) -> Float[Array, " depth"]:
+    r"""Probe of a training loop: :math:`\lVert \Delta W_l \rVert / \lVert W_l \rVert` of the step just taken.
+
+    It is 0 where nothing was updated, and infinite where weights of zero were.
+
+    Example:
+        >>> from collections import namedtuple
+        >>> info = namedtuple("Info", "update")({"first": {"weight": jnp.array([[0.3]])}})
+        >>> round(update_to_weight_ratio(None, {"first": {"weight": jnp.array([[3.0]])}}, info).item(), 3)
+        0.1
+    """
+    update = layer_norms(info.update)
+    return jnp.where(update == 0, 0, update / jnp.where(update == 0, 1, layer_norms(params)))
