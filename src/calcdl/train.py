@@ -1,0 +1,150 @@
+"""Training: one run as one pure function of a key.
+
+A run is nested scans: blocks of steps whose batches are drawn in bulk, records inside a block, steps inside a record.
+Probes are measured once a record by the middle scan, so under ``jax.vmap`` they cost nothing at the steps in between.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from calcdl.data.dataset import Batches
+from calcdl.optim.solver import Solver
+from calcdl.types import Array, Key, Params, Probe, Scalar
+
+OK, DIVERGED = 0, 1
+BULK_STEPS = 64
+
+
+class Problem(NamedTuple):
+    """What is to be minimised.
+
+    Attributes:
+        init: ``key -> params``.
+        loss: ``(params, batch) -> scalar``, usually a mean over the batch.
+        batches: where the batch of each step comes from.
+    """
+
+    init: Callable[[Key], Params]
+    loss: Callable[[Params, Any], Scalar]
+    batches: Batches
+
+
+class Trace(NamedTuple):
+    """What a run leaves behind.
+
+    Attributes:
+        params: parameters after the last step.
+        loss: mean loss of the steps of each record, each taken before its step.
+        probes: measurements at the end of each record, stacked.
+        status: 0, or 1 if the loss or a parameter left the finite numbers.
+        diverged_at: the step at which it did, or -1.
+    """
+
+    params: Params
+    loss: Float[Array, " records"]
+    probes: Mapping[str, Any]
+    status: Int[Array, ""]
+    diverged_at: Int[Array, ""]
+
+
+def make_run(
+    problem: Problem,
+    solver: Solver,
+    *,
+    steps: int,
+    record_every: int = 1,
+    probes: Mapping[str, Probe] | None = None,
+) -> Callable[[Key], Trace]:
+    """Make a training run, a pure function of its key that works under ``jax.jit`` and ``jax.vmap``.
+
+    Args:
+        problem: initial parameters, loss and batches.
+        solver: what takes a step.
+        steps: how many steps, a multiple of `record_every`.
+        record_every: steps a record.
+        probes: measurements ``(objective, params, info) -> array`` of the last step of each record.
+
+    Returns:
+        ``run(key) -> Trace``. The key is divided into one for the parameters and one for the batches.
+
+    Raises:
+        ValueError: `steps` or `record_every` below 1, or `steps` no multiple of `record_every`.
+
+    Example:
+        >>> from calcdl.data import full_batch
+        >>> from calcdl.optim import descent
+        >>> problem = Problem(lambda key: jnp.float32(3.0), lambda x, _: x**2, full_batch(()))
+        >>> trace = make_run(problem, descent("sgd", 0.1), steps=2)(jax.random.key(0))
+        >>> [round(float(loss), 3) for loss in trace.loss]
+        [9.0, 5.76]
+    """
+    for name, value in (("steps", steps), ("record_every", record_every)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    if steps % record_every:
+        raise ValueError(f"steps: expected a multiple of record_every={record_every}, got {steps}")
+    records = steps // record_every
+    records_in_block = _records_in_block(records, record_every, problem.batches.epoch)
+    measured = dict(probes or {})
+
+    def step(carry: Any, schedule: Any) -> Any:
+        params, state, _ = carry
+        objective = partial(_on, problem.loss, problem.batches.take(schedule))
+        params, state, info = solver.step(objective, params, state)
+        return (params, state, info if measured else ()), info.value
+
+    def record(carry: Any, numbered: Any) -> Any:
+        first, schedule = numbered
+        carry, losses = jax.lax.scan(step, carry, schedule)
+        params, _, info = carry
+        objective = partial(_on, problem.loss, problem.batches.take(jax.tree.map(lambda leaf: leaf[-1], schedule)))
+        readings = {name: probe(objective, params, info) for name, probe in measured.items()}
+        finite = jnp.isfinite(losses)
+        broken_at = jnp.where(jnp.all(finite), jnp.int32(steps), first + jnp.argmin(finite).astype(jnp.int32))
+        return carry, (losses.mean(), broken_at, readings)
+
+    def first_info(key: Key, params: Params, state: Any) -> Any:
+        schedule = jax.tree.map(lambda leaf: leaf[0], problem.batches.prepare(key, 0, 1))
+        return solver.step(partial(_on, problem.loss, problem.batches.take(schedule)), params, state)[2]
+
+    def run(key: Key) -> Trace:
+        init_key, batch_key = jax.random.split(key)
+        params = problem.init(init_key)
+
+        def block(carry: Any, index: Array) -> Any:
+            count = records_in_block * record_every
+            schedule = problem.batches.prepare(batch_key, index * count, count)
+            shaped = jax.tree.map(lambda leaf: leaf.reshape(-1, record_every, *leaf.shape[1:]), schedule)
+            firsts = index * count + record_every * jnp.arange(records_in_block, dtype=jnp.int32)
+            return jax.lax.scan(record, carry, (firsts, shaped))
+
+        state = solver.init(params)
+        blank = jax.eval_shape(first_info, batch_key, params, state) if measured else ()
+        info = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
+        blocks = jnp.arange(records // records_in_block, dtype=jnp.int32)
+        (params, _, _), outputs = jax.lax.scan(block, (params, state, info), blocks)
+        losses, broken_at, readings = jax.tree.map(lambda leaf: leaf.reshape(records, *leaf.shape[2:]), outputs)
+        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+        diverged_at = jnp.min(broken_at)
+        status = jnp.where((diverged_at < steps) | ~finite, jnp.int32(DIVERGED), jnp.int32(OK))
+        return Trace(params, losses, readings, status, jnp.where(status == OK, jnp.int32(-1), diverged_at))
+
+    return run
+
+
+def _on(loss: Callable[[Params, Any], Scalar], batch: Any, params: Params) -> Scalar:
+    return loss(params, batch)
+
+
+def _records_in_block(records: int, record_every: int, epoch: int) -> int:
+    wanted = max(BULK_STEPS, epoch)
+    return next(
+        count
+        for count in range(1, records + 1)
+        if records % count == 0 and (count * record_every >= wanted or count == records)
+    )

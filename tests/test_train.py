@@ -1,0 +1,120 @@
+"""A run of nested scans is the plain loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calcdl.data import fresh, full_batch, minibatches
+from calcdl.optim import descent
+from calcdl.train import Problem, _records_in_block, make_run
+
+ROWS = np.arange(24, dtype=np.float64).reshape(12, 2) / 10
+
+
+def problem(batches, dtype=jnp.float64):
+    return Problem(
+        init=lambda key: {"w": jax.random.normal(key, (2,), dtype)},
+        loss=lambda params, x: jnp.mean(jnp.square(x @ params["w"] - 1.0)),
+        batches=batches,
+    )
+
+
+def plain_loop(problem, rate, steps, key):
+    init_key, batch_key = jax.random.split(key)
+    params, losses, seen = problem.init(init_key), [], []
+    schedule = problem.batches.prepare(batch_key, 0, steps)
+    for step in range(steps):
+        batch = problem.batches.take(jax.tree.map(lambda leaf: leaf[step], schedule))  # noqa: B023
+        loss, gradient = jax.value_and_grad(problem.loss)(params, batch)
+        params = jax.tree.map(lambda w, g: w - rate * g, params, gradient)
+        losses.append(float(loss))
+        seen.append(float(jnp.linalg.norm(gradient["w"])))
+    return params, np.array(losses), np.array(seen)
+
+
+BATCHES = {
+    "full": lambda: full_batch(jnp.asarray(ROWS)),
+    "mini": lambda: minibatches(jnp.asarray(ROWS), 5),
+    "fresh": lambda: fresh(lambda key, count: jax.random.normal(key, (count, 3, 2), jnp.float64)),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("record_every", [1, 4])
+def test_a_run_is_the_plain_loop(name, record_every, key):
+    task = problem(BATCHES[name]())
+    norm = lambda objective, params, info: jnp.linalg.norm(info.gradient["w"])  # noqa: E731
+    run = make_run(task, descent("sgd", 0.02), steps=12, record_every=record_every, probes={"norm": norm})
+    trace = jax.jit(run)(key)
+    params, losses, seen = plain_loop(task, 0.02, 12, key)
+    np.testing.assert_allclose(trace.params["w"], params["w"], rtol=1e-12)
+    np.testing.assert_allclose(trace.loss, losses.reshape(-1, record_every).mean(1), rtol=1e-12)
+    np.testing.assert_allclose(trace.probes["norm"], seen[record_every - 1 :: record_every], rtol=1e-12)
+    assert (int(trace.status), int(trace.diverged_at)) == (0, -1)
+
+
+def test_blocks_change_nothing(key, monkeypatch):
+    task = problem(BATCHES["mini"]())
+    one = make_run(task, descent("sgd", 0.02), steps=60, record_every=2)(key)
+    monkeypatch.setattr("calcdl.train.BULK_STEPS", 3)
+    other = make_run(task, descent("sgd", 0.02), steps=60, record_every=2)(key)
+    np.testing.assert_allclose(one.loss, other.loss, rtol=1e-13)
+
+
+def test_a_probe_sees_the_batch_of_its_step_and_the_parameters_after_it(key):
+    task = problem(BATCHES["mini"]())
+    probe = lambda objective, params, info: (info.value, objective(params), params["w"] - info.update["w"])  # noqa: E731
+    trace = make_run(task, descent("sgd", 0.02), steps=6, record_every=3, probes={"p": probe})(key)
+    before, after, start = trace.probes["p"]
+    assert (after < before).all()
+    value = [task.loss({"w": w}, b) for w, b in zip(start, _batches(task, key, 6)[2::3], strict=True)]
+    np.testing.assert_allclose(before, value, rtol=1e-12)
+
+
+def _batches(task, key, steps):
+    schedule = task.batches.prepare(jax.random.split(key)[1], 0, steps)
+    return [task.batches.take(jax.tree.map(lambda leaf: leaf[step], schedule)) for step in range(steps)]  # noqa: B023
+
+
+def test_divergence_is_dated_and_stays_in_its_lane(key):
+    task = problem(BATCHES["full"](), jnp.float32)
+    task = task._replace(loss=lambda params, x: jnp.mean(jnp.square(x.astype(jnp.float32) @ params["w"] - 1.0)))
+    run = lambda rate: make_run(task, descent("sgd", rate), steps=200)(key)  # noqa: E731
+    rates = jnp.array([0.01, 10.0, 0.02], jnp.float32)
+    traces = jax.vmap(run)(rates)
+    assert traces.status.tolist() == [0, 1, 0]
+    first = int(np.argmin(np.isfinite(np.asarray(traces.loss[1]))))
+    assert int(traces.diverged_at[1]) == first
+    calm = jax.vmap(run)(rates.at[1].set(0.015))
+    np.testing.assert_array_equal(traces.loss[0], calm.loss[0])
+    np.testing.assert_array_equal(traces.params["w"][2], calm.params["w"][2])
+
+
+def test_a_last_step_that_leaves_the_numbers_is_seen(key):
+    task = Problem(lambda key: jnp.float32(1e30), lambda x, _: x, full_batch(()))
+    trace = make_run(task, descent("sgd", 3e38)._replace(), steps=1)(key)
+    assert int(trace.status) == 0
+    cliff = task._replace(loss=lambda x, _: jnp.float32(0.5) * jnp.float32(1e38) * x)
+    assert (int(make_run(cliff, descent("sgd", 1e10), steps=1)(key).diverged_at)) in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps: expected a positive integer, got 0"),
+        ({"steps": True}, "steps"),
+        ({"steps": 10, "record_every": 3}, "multiple of record_every=3, got 10"),
+        ({"steps": 10, "record_every": 0}, "record_every"),
+    ],
+)
+def test_bad_counts_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_run(problem(BATCHES["full"]()), descent("sgd", 0.1), **options)
+
+
+def test_blocks_hold_an_epoch_of_draws_and_divide_the_run():
+    assert _records_in_block(100, 1, 1) == 100
+    assert _records_in_block(1000, 1, 1) == 100
+    assert _records_in_block(1000, 10, 200) == 20
+    assert _records_in_block(7, 1, 1000) == 7
