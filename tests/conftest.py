@@ -36,3 +36,10 @@ def truths():
 @pytest.fixture(scope="session")
 def configs():
     return Path(__file__).resolve().parents[1] / "configs"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Let go of a module's compiled programs when it ends: over the whole suite they add up to gigabytes."""
+    yield
+    jax.clear_caches()

@@ -120,3 +120,9 @@ def test_a_legend_has_the_colours_of_its_positions():
     lines = figure.legends[0].get_lines()
     assert [line.get_color() for line in lines] == [plots.colour(0), plots.colour(1)]
     assert [line.get_marker() for line in lines] == [plots.marker(0), plots.marker(1)]
+
+
+def test_sixty_four_settings_look_different():
+    looks = {tuple(panels.look(position).values()) for position in range(64)}
+    assert len(looks) == 64
+    assert panels.look(3) == {"color": plots.colour(3), "marker": plots.marker(3)}

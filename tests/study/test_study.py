@@ -251,6 +251,28 @@ def test_a_wide_batch_holds_all_branches_and_a_following_one_a_single_branch():
     assert {batch.branches for batch in following.batches} == {range(1), range(1, 2)}
 
 
+def test_an_output_of_some_branches_is_missing_in_the_others():
+    def learned(key, kind):
+        return {"y": jnp.float32(1.0), **({"slope": jnp.arange(2.0)} if kind == "learned" else {})}
+
+    table = run(learned, [axis("kind", ["plain", "learned"])])
+    assert np.isnan(table.slope.sel(kind="plain")).all()
+    assert table.slope.sel(kind="learned").values.tolist() == [0.0, 1.0]
+    assert (table.status == 0).all()
+
+
+def test_wide_branches_draw_once_for_all(monkeypatch):
+    made, original = [], jax.stages.Lowered.compile
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *a, **k: made.append(original(*a, **k)) or made[-1])
+
+    def loops(kinds):
+        axes = [axis("rate", [1.0]), axis("size", [65], static=True), axis("seed", range(4)), axis("kind", kinds)]
+        run(simulate, axes, shared={"offset": 0.0}, strategy="vmap")
+        return made[-1].as_text().count("while(")
+
+    assert loops(["plain", "square"]) == loops(["plain"]) > 0
+
+
 def test_the_fingerprint_names_what_bits_depend_on(results):
     base = plan(simulate, AXES, shared={"offset": 0.0}).fingerprint()
     assert base != plan(simulate, AXES, shared={"offset": 1.0}).fingerprint()

@@ -348,7 +348,7 @@ def _draw_line(config: Config, line: "xarray.Dataset") -> "Figure":
     )
     figure, ((by_step, by_rate),) = plots.figure(1, 2, width=10.5, height=4.2, share_y=True, caption=caption)
     for position, name in enumerate(names):
-        one, look = line.sel(activation=name), {"color": plots.colour(position), "marker": plots.marker(position)}
+        one, look = line.sel(activation=name), panels.look(position)
         by_step.plot(line.step, one.loss.sel(learning_rate=rate).mean("seed", skipna=False), **look, markevery=0.1)
         by_rate.plot(rates, panels.median(one.expected_loss, one.status == 0).clip(SHOWN[0]), **look)
         by_rate.axhline(max(bound(name), SHOWN[0]), color=look["color"], linestyle=":")

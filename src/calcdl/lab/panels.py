@@ -97,15 +97,20 @@ def legend(figure: "Figure", names: Sequence[str], title: str, *, markers: bool 
         figure: where to write.
         names: names in the order of their colours.
         title: what they are.
-        markers: show the markers too.
+        markers: show them with their `look`, markers included.
     """
     from matplotlib.lines import Line2D
 
     lines = [
-        Line2D([], [], color=plots.colour(position), marker=plots.marker(position) if markers else "", label=name)
+        Line2D([], [], label=name, **(look(position) if markers else {"color": plots.colour(position)}))
         for position, name in enumerate(names)
     ]
     figure.legend(handles=lines, loc="outside right upper", title=title, frameon=False, fontsize="small")
+
+
+def look(position: int) -> dict[str, Any]:
+    """Return colour and marker of the setting at a position along its axis, a pair of its own for each of 64."""
+    return {"color": plots.colour(position), "marker": plots.marker(position + position // len(plots.COLOURS))}
 
 
 def median(values: "xarray.DataArray", good: "xarray.DataArray", over: str = "seed") -> "xarray.DataArray":
@@ -148,11 +153,16 @@ def table(
     axes.set_xticks(range(len(column_names)), [_word(name) for name in column_names])
     axes.set_yticks(range(len(row_names)), [_word(name) for name in row_names])
     axes.tick_params(length=0)
-    for (row, column), value in np.ndenumerate(middle.values):
-        count = int(counts.transpose(*middle.dims).values[row, column])
-        told = [form.format(value)] * bool(np.isfinite(value)) + [f"({count}/{total})"] * (count < total)
-        ink = "white" if shades[row, column] > _DARK else "black"
-        axes.text(column, row, " ".join(told), ha="center", va="center", color=ink, fontsize="small")
+    counted = counts.transpose(*middle.dims).values
+    told = {}
+    for cell, value in np.ndenumerate(middle.values):
+        number = form.format(value) if np.isfinite(value) else ""
+        told[cell] = f"{number} ({counted[cell]}/{total})".lstrip() if counted[cell] < total else number
+    # A letter is half as wide as high, and about 280 points are left for the cells of a row.
+    size = min(8.5, 560 / (len(column_names) * max(map(len, told.values()))))
+    for cell, text in told.items():
+        ink = "white" if shades[cell] > _DARK else "black"
+        axes.text(cell[1], cell[0], text, ha="center", va="center", color=ink, fontsize=size)
     plots.finish(axes, x=str(middle.dims[1]).replace("_", " "), y="", title=title, legend="none")
 
 

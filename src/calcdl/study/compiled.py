@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from calcdl.study.execution import SMALL_PRODUCT, Cost, Execution
+from calcdl.study.execution import CPU_COMPILER_OPTIONS, SMALL_PRODUCT, Cost, Execution
 
 REMEMBERED = 64
 Outputs = Mapping[str, Any]
@@ -164,8 +164,7 @@ def compile_tile(recipe: Recipe, execution: Execution) -> Executable:
 
 @lru_cache(maxsize=REMEMBERED)
 def _compile(recipe: Recipe, execution: Execution) -> Executable:
-    on_cpu = jax.default_backend() == "cpu"
-    options: Any = {"xla_backend_optimization_level": execution.optimisation_level} if on_cpu else None
+    options: Any = CPU_COMPILER_OPTIONS if jax.default_backend() == "cpu" else None
     lanes = [_lane(recipe, branch) for branch in range(len(recipe.branches))]
     if execution.strategy == "vmap":
         return _compile_wide(lanes, recipe, execution, options)

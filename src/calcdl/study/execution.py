@@ -9,12 +9,13 @@ import jax
 Strategy = Literal["map", "vmap"]
 
 CACHE_BYTES = 2**20
-WIDEST_ON_CPU = 256
+NARROWEST_ON_CPU, WIDEST_ON_CPU = 16, 256
 WIDEST_MAP = 32
 BATCHES_A_CORE = 8
 SMALL_PRODUCT = 2**13
-SHORT_PROGRAM = 2**35
 DEVICE_MEMORY = 2**30
+# Level 3 compiles several times longer than level 2, and what it compiles runs no faster.
+CPU_COMPILER_OPTIONS = {"xla_backend_optimization_level": 2, "xla_cpu_prefer_vector_width": 512}
 
 
 class Cost(NamedTuple):
@@ -40,7 +41,6 @@ class Execution(NamedTuple):
         settings: settings a batch, which share the draws of each seed.
         workers: batches that run at once on the host.
         devices: devices that share a batch.
-        optimisation_level: the compiler's, 1 where compiling outweighs running.
     """
 
     strategy: Strategy
@@ -48,7 +48,6 @@ class Execution(NamedTuple):
     settings: int
     workers: int
     devices: int
-    optimisation_level: int
 
     @property
     def width(self) -> int:
@@ -106,15 +105,13 @@ def choose(
     cores = (os.cpu_count() or 1) if on_cpu else 1
     workers = workers or cores
     lanes = seeds * settings
-    short = on_cpu and cost.operations * lanes * branches < SHORT_PROGRAM
-    level = 1 if short else 3
     if strategy == "map" or (strategy == "auto" and on_cpu and cost.batched_products):
         width = width or max(1, min(WIDEST_MAP, math.ceil(lanes * branches / (BATCHES_A_CORE * cores))))
         settings_side = min(settings, max(1, width // seeds))
-        return Execution("map", min(seeds, max(1, width // settings_side)), settings_side, workers, 1, level)
+        return Execution("map", min(seeds, max(1, width // settings_side)), settings_side, workers, 1)
     if not width:
         width = max(1, (CACHE_BYTES if on_cpu else DEVICE_MEMORY) // max(1, cost.bytes))
-        a_core = _power_of_two_above(math.ceil(lanes / cores))
+        a_core = max(NARROWEST_ON_CPU, _power_of_two_above(math.ceil(lanes / cores)))
         width = min(width, WIDEST_ON_CPU, a_core) if on_cpu else width
     settings_side = min(_power_of_two_above(settings), _power_of_two_below(width))
     seeds_side = min(_power_of_two_above(seeds), _power_of_two_below(width // settings_side))
@@ -122,7 +119,7 @@ def choose(
         seeds_side = math.ceil(seeds_side / devices) * devices
     else:
         settings_side = math.ceil(settings_side / devices) * devices
-    return Execution("vmap", seeds_side, settings_side, workers, devices, level)
+    return Execution("vmap", seeds_side, settings_side, workers, devices)
 
 
 def _power_of_two_above(number: int) -> int:

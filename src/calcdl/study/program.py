@@ -17,7 +17,7 @@ import numpy as np
 
 from calcdl.study.axes import SEED, Axis, points
 from calcdl.study.compiled import Recipe, context, measure, parts
-from calcdl.study.execution import Cost, Execution, choose
+from calcdl.study.execution import CPU_COMPILER_OPTIONS, Cost, Execution, choose
 
 Function = Callable[..., Mapping[str, Any]]
 Arrays = dict[str, np.ndarray]
@@ -113,6 +113,7 @@ class Plan(NamedTuple):
             "device_count": jax.local_device_count(),
             "jax": jax.__version__,
             "matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
+            "compiler_options": CPU_COMPILER_OPTIONS if device.platform == "cpu" else {},
             "programs": [{**program.statics, **program.execution.recorded()} for program in self.programs],
         }
 
@@ -182,7 +183,7 @@ def plan(
     programs: list[Program] = []
     batches: list[Batch] = []
     for statics in points(shapes):
-        program = Program(statics, branches, Cost(0.0, 1, False), Execution("map", 1, 1, 1, 1, 1))
+        program = Program(statics, branches, Cost(0.0, 1, False), Execution("map", 1, 1, 1, 1))
         cost = measure(recipe(bare, program._replace(branches=branches[:1])))
         execution = choose(cost, *sides, len(branches), strategy=strategy, width=width, workers=workers)
         tiles = [

@@ -137,7 +137,8 @@ def run_batch(plan: Plan, batch: Batch, executable: Executable, shared: Any) -> 
     outputs = executable(batch.branches, counts, seeds, settings, shared)
     tables = [{name: np.asarray(value)[: counts[0], : counts[1]] for name, value in one.items()} for one in outputs]
     tables = [{**table, "status": _status(table, counts)} for table in tables]
-    return {name: _stacked([table[name] for table in tables]) for name in tables[0]}
+    names = dict.fromkeys(name for table in tables for name in table)
+    return {name: _stacked([table.get(name) for table in tables], counts) for name in names}
 
 
 def _status(table: Arrays, counts: tuple[int, int]) -> np.ndarray:
@@ -154,12 +155,14 @@ def _padded(positions: range, width: int) -> list[int]:
     return [*positions, *[positions[-1]] * (width - len(positions))]
 
 
-def _stacked(tables: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack the outputs of branches; where their sizes differ, fill up with NaN."""
-    if len({table.shape for table in tables}) == 1:
-        return np.stack(tables)
-    sizes = tuple(max(sizes) for sizes in zip(*(table.shape for table in tables), strict=True))
-    filled = np.full((len(tables), *sizes), np.nan, np.result_type(np.float32, *tables))
+def _stacked(tables: Sequence[np.ndarray | None], counts: tuple[int, int]) -> np.ndarray:
+    """Stack one output of all branches, filled up with NaN where its sizes differ or a branch does not have it."""
+    present = [table for table in tables if table is not None]
+    if len(present) == len(tables) and len({table.shape for table in present}) == 1:
+        return np.stack(present)
+    sizes = tuple(max(sizes) for sizes in zip(*(table.shape[2:] for table in present), strict=True))
+    filled = np.full((len(tables), *counts, *sizes), np.nan, np.result_type(np.float32, *present))
     for row, table in zip(filled, tables, strict=True):
-        row[tuple(slice(size) for size in table.shape)] = table
+        if table is not None:
+            row[(..., *(slice(size) for size in table.shape[2:]))] = table
     return filled
