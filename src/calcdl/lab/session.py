@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import xarray
 
 _RUNS = "runs"
-_STATUS = ("ok", "diverged", "failed", "not_run")
-_NOT_RUN = _STATUS.index("not_run")
+_NOT_RUN = study.STATUSES.index("not_run")
 
 
 class Counts(NamedTuple):
@@ -184,7 +183,7 @@ def plans(measure: Callable[..., Any], config: ExperimentConfig) -> list[study.P
 def count(results: "xarray.Dataset") -> Counts:
     """Count the lanes of one study by their status."""
     status = results["status"].values
-    return Counts(int(status.size), *(int((status == code).sum()) for code, _ in enumerate(_STATUS)))
+    return Counts(int(status.size), *(int((status == code).sum()) for code, _ in enumerate(study.STATUSES)))
 
 
 def with_counts(results: "xarray.Dataset", counts: Mapping[str, Counts]) -> "xarray.Dataset":

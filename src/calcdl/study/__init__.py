@@ -17,4 +17,5 @@ from calcdl.study.results import join as join
 from calcdl.study.results import part as part
 from calcdl.study.results import run as run
 from calcdl.study.results import summarise as summarise
+from calcdl.study.runner import STATUSES as STATUSES
 from calcdl.study.runner import execute as execute

@@ -57,9 +57,10 @@ class Parts(NamedTuple):
 
 def parts(function: Any) -> Hashable:
     """Take a partial function apart; return any other as it is."""
-    if not isinstance(function, partial):
-        return function  # type: ignore[no-any-return]
-    return Parts(function.func, function.args, tuple(sorted(function.keywords.items())))
+    if isinstance(function, partial):
+        return Parts(function.func, function.args, tuple(sorted(function.keywords.items())))
+    whole: Hashable = function
+    return whole
 
 
 def context() -> tuple[Any, ...]:
@@ -86,12 +87,12 @@ def _arguments(recipe: Recipe) -> tuple[Any, ...]:
     return jax.ShapeDtypeStruct((recipe.seeds,), np.uint32), settings, shared
 
 
-def _remembered(function: Callable[..., Any], recipe: Recipe, *arguments: Any) -> Any:
+def _remembered(function: Any, recipe: Recipe, *arguments: Any) -> Any:
     """Call a function with a memory, past it where a recipe holds something that cannot be looked up."""
     try:
         hash(recipe)
     except TypeError:
-        function = function.__wrapped__  # type: ignore[attr-defined]
+        function = function.__wrapped__
     return function(recipe, *arguments)
 
 

@@ -9,12 +9,10 @@ import numpy as np
 from calcdl.study.axes import SEED, Axis
 from calcdl.study.compiled import outline
 from calcdl.study.program import Arrays, Function, Plan, plan, recipe
-from calcdl.study.runner import DIVERGED, FAILED, NOT_RUN, OK, execute
+from calcdl.study.runner import DIVERGED, FAILED, NOT_RUN, OK, STATUSES, execute
 
 if TYPE_CHECKING:
     import xarray
-
-STATUS_MEANINGS = "ok diverged failed not_run"
 
 
 def run(
@@ -110,7 +108,7 @@ def collect(plan: Plan, outputs: Mapping[int, Arrays]) -> "xarray.Dataset":
     )
     dataset["status"].attrs = {
         "flag_values": [OK, DIVERGED, FAILED, NOT_RUN],
-        "flag_meanings": STATUS_MEANINGS,
+        "flag_meanings": " ".join(STATUSES),
     }
     return dataset
 

@@ -13,6 +13,7 @@ from calcdl.study.compiled import Executable, compile_tile
 from calcdl.study.program import Arrays, Batch, Plan, coordinates, recipe
 
 OK, DIVERGED, FAILED, NOT_RUN = 0, 1, 2, 3
+STATUSES = ("ok", "diverged", "failed", "not_run")
 OnBatch = Callable[[Batch, Arrays], None]
 
 
