@@ -58,7 +58,7 @@ PURE_CALLS = {
     *("jax.jit", "jax.vmap", "jax.grad", "jax.custom_jvp", "jax.custom_vjp", "_with_derivative"),
 }
 # Tables of quadrature edges; a memory of what has been compiled, as `jax.jit` has one.
-EXEMPT_CALLS = {"calculus.integrals": {"np.arange", "np.concatenate"}, "study.compiled": {"lru_cache"}}
+EXEMPT_CALLS = {"calculus.quadrature": {"np.arange", "np.concatenate"}, "study.compiled": {"lru_cache"}}
 PURE_METHODS = {"defjvp", "defjvps", "defvjp"}
 
 

@@ -2,7 +2,7 @@
 
 Rooms of pure functions, which work under `jax.jit`, `jax.grad` and `jax.vmap` on any pytree:
 
-- `calcdl.calculus`: integrals by Gaussian quadrature.
+- `calcdl.calculus`: limits, derivatives, chain rule, integrals, each with an error estimate; expressions from text.
 - `calcdl.nn`: activations, initialisers, dense stacks, losses, penalties.
 - `calcdl.data`: bundled, user-supplied and synthetic data sets; batches drawn inside compiled loops.
 - `calcdl.optim`: the solver contract, gradient descent with any Optax rule, linear least squares.

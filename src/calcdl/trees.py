@@ -184,6 +184,25 @@ def join_floating(floating: Any, rest: Any) -> Any:
     return jax.tree.map(either, floating, rest, is_leaf=lambda leaf: leaf is None)
 
 
+def as_floating(x: Any) -> Array:
+    """Array of a number or an array, in its own dtype if that can be differentiated.
+
+    `x  ->  x`, whole numbers and truth values in the default float
+
+    Args:
+        x: a number or an array.
+
+    Returns:
+        The array; complex numbers stay complex.
+
+    Example:
+        >>> as_floating(3).dtype == jnp.zeros(()).dtype, as_floating(jnp.float16(3)).dtype
+        (True, dtype('float16'))
+    """
+    array = jnp.asarray(x)
+    return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(float)
+
+
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 

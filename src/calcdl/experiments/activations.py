@@ -32,7 +32,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from calcdl import data, diagnostics, nn, optim, study
-from calcdl.calculus.integrals import gaussian_expectation
+from calcdl.calculus.quadrature import gaussian_expectation
 from calcdl.lab import panels, plots
 from calcdl.lab.cli import Experiment, main
 from calcdl.lab.config import AxisOf, ConfigError, Count, ExperimentConfig, OneOf, Rate, Section, Seeds, refuse

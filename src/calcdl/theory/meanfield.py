@@ -11,7 +11,7 @@ while the squared gradient by pre-activations shrinks, from layer l + 1 back to 
 
 LeCun and square Glorot initialisation have σ_w² = 1, He has 2, each times the square of the gain. The activation φ is
 any differentiable function of a scalar; `breakpoints` are where it has kinks or fine features, as for
-`calculus.integrals.gaussian_expectation`. Everything may be traced but φ and its breakpoints.
+`calculus.quadrature.gaussian_expectation`. Everything may be traced but φ and its breakpoints.
 
 Reference: Poole et al. 2016, arXiv:1606.05340, eq. 3; Schoenholz et al. 2017, arXiv:1611.01232, eq. 14.
 """
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from calcdl.calculus.integrals import gaussian_expectation
+from calcdl.calculus.quadrature import gaussian_expectation
 from calcdl.types import Array
 
 Function = Callable[[Array], Array]
