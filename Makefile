@@ -63,6 +63,7 @@ lint:
 bench:
 	$(call install,bench)
 	$(python) -m benchmarks.check
+	$(python) -m benchmarks.calculus
 	$(python) -m benchmarks.run $(ARGS)
 
 clean:

@@ -4,7 +4,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calcdl.experiments import activations, gradient_vanishing, linear_regression
+from calcdl.experiments import (
+    activations,
+    chain_rule,
+    derivatives,
+    gradient_vanishing,
+    integrals,
+    likelihood,
+    limits,
+    linear_regression,
+)
 from calcdl.lab import environment, store
 from calcdl.lab.cli import DIRECTORY, DONE, STORAGE, Experiment, complain, guarded, main, say
 from calcdl.lab.config import ConfigError
@@ -19,7 +28,12 @@ USAGE = """usage: python -m calcdl COMMAND
 
 EXPERIMENTS: dict[str, Experiment] = {
     "activations": activations.EXPERIMENT,
+    "chain_rule": chain_rule.EXPERIMENT,
+    "derivatives": derivatives.EXPERIMENT,
     "gradient_vanishing": gradient_vanishing.EXPERIMENT,
+    "integrals": integrals.EXPERIMENT,
+    "likelihood": likelihood.EXPERIMENT,
+    "limits": limits.EXPERIMENT,
     "linear_regression": linear_regression.EXPERIMENT,
 }
 

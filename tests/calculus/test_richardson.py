@@ -53,7 +53,7 @@ def test_errors_are_not_understated(dtype, order):
     allowed = np.asarray(found.error, np.float64)
     worst = np.argmax(off / allowed)
     assert np.all(off <= 1.5 * allowed), (int(numbers[worst]), float(points[worst]), off[worst] / allowed[worst])
-    assert np.mean(off > allowed) <= 0.02
+    assert np.mean(off > allowed) <= 0.05
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

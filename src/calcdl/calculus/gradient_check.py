@@ -246,9 +246,10 @@ def _line(name: str, leaf: Array, narrow: Array, found: Comparison) -> Leaf:
     largest = np.max(np.abs(analytic))
     rounding = float(np.max(np.abs(np.asarray(narrow, np.float64) - analytic)) / (largest if largest > 0 else 1.0))
     counts = np.bincount(np.ravel(found.status), minlength=len(STATUSES))
-    here = Comparison(*(np.asarray(part)[worst].item() for part in found))
+    sides = (found.analytic, found.numeric, found.error, found.excess)
+    grad, numeric, error, excess = (float(np.asarray(part)[worst]) for part in sides)
     kind, tally, place = str(leaf.dtype), tuple(counts.tolist()), tuple(map(int, worst))
-    return Leaf(name, leaf.shape, kind, tally, place, here.analytic, here.numeric, here.error, here.excess, rounding)
+    return Leaf(name, leaf.shape, kind, tally, place, grad, numeric, error, excess, rounding)
 
 
 def _outcome(leaves: tuple[Leaf, ...]) -> tuple[bool, str]:

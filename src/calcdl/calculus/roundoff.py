@@ -2,7 +2,7 @@
 
 A difference such as `1 - cos(x)` at x = 1e-9 is 0 to the last bit, at this point and at every neighbour: nothing in
 the values betrays that all their digits are lost. So the function is evaluated again with the result of every
-operation moved by about one unit in its last place, as round-off could have moved it, and the values are compared.
+operation moved by a few units in its last place, as round-off could have moved it by one, and the values are compared.
 """
 
 import functools
@@ -36,6 +36,9 @@ _CAN_UNDERFLOW = frozenset({"mul", "div", "exp", "exp2", "pow", "integer_pow", "
 # Elementary functions of float32 are good to a few units in the last place, arithmetic to half a unit.
 _CORRECTLY_ROUNDED = frozenset({"add", "sub", "mul", "div", "sqrt", "square"})
 _SAFETY = 2.0
+# By how many last places results are moved, for one place may be rounded away again, and how many ways of doing so.
+_PLACES = 4.0
+_ROOTS = (math.sqrt(2), math.sqrt(3), math.sqrt(5))
 
 
 class Measured(NamedTuple):
@@ -56,8 +59,8 @@ class Measured(NamedTuple):
 def measure(function: Callable[[Array], Any], points: Float[Array, "points ..."]) -> Measured:
     """Evaluate a function at many points together with the round-off of every value.
 
-    `noise = 2 max_v |f_v(x) - f(x)| + eps |f(x)|`, where in f_v the result of the i-th operation, and x itself, is
-    multiplied by `1 + eps c_vi`, with fixed c of either sign and size about 1, for two choices v of them.
+    `noise = 2 max_v |f_v(x) - f(x)| / m + eps |f(x)|`, where in f_v the result of the i-th operation, and x itself, is
+    multiplied by `1 + m eps c_vi`, with fixed c of either sign and size about 1, for three choices v of them; m is 4.
 
     Args:
         function: f, of one point, returning a number; anything that JAX can trace.
@@ -88,11 +91,11 @@ def measure(function: Callable[[Array], Any], points: Float[Array, "points ..."]
         (value,) = walk.through(program.jaxpr, program.consts, [walk.moved(point, "input")])
         return jnp.asarray(value, dtype), walk.strained
 
-    choices = jnp.asarray([[0, 0], [1, 0], [0, 1]], dtype)
+    choices = jnp.asarray(np.eye(len(_ROOTS) + 1, len(_ROOTS), -1), dtype)
     values, strained = jax.vmap(jax.vmap(evaluate, (None, 0)), (0, None))(points, choices)
     value = values[:, 0]
     spread = jnp.max(jnp.abs(values[:, 1:] - value[:, None]), axis=1)
-    noise = _SAFETY * spread + float(jnp.finfo(dtype).eps) * jnp.abs(value)
+    noise = _SAFETY / _PLACES * spread + float(jnp.finfo(dtype).eps) * jnp.abs(value)
     return Measured(value, jnp.where(jnp.isnan(noise), jnp.inf, noise), jnp.isnan(value) & ~strained[:, 0])
 
 
@@ -141,8 +144,8 @@ class _Walk:
         self.count += 1
         limits = jnp.finfo(result.dtype)
         size = float(limits.eps) * (1 if name in _CORRECTLY_ROUNDED or name in ("input", "constant") else 2)
-        first, second = (_sign_and_size(self.count, root) for root in (math.sqrt(2), math.sqrt(3)))
-        move = jnp.asarray(self.choice[0] * first + self.choice[1] * second, result.dtype)
+        moves = jnp.asarray([_PLACES * _sign_and_size(self.count, root) for root in _ROOTS], result.dtype)
+        move = jnp.sum(self.choice.astype(result.dtype) * moves)
         if operands:
             self.strained |= jnp.any(jnp.isinf(result))
         if name == "div":

@@ -163,7 +163,8 @@ def read(shells: Shells, weights: Array, beyond: Shells, others: Others | None =
     recent = (3 * index > end) & (index <= end)
     way = jnp.max(jnp.where(recent, shells.top, -jnp.inf)) - jnp.min(jnp.where(recent, shells.bottom, jnp.inf))
     limits, noise = np.finfo(value.dtype), _pick(shells.noise, end)
-    quiet = noise <= float(limits.eps) ** 0.5 * jnp.maximum(jnp.abs(value), way) + float(limits.tiny) ** 0.5
+    scale = jnp.where((way == 0) & (value == 0), 1, jnp.maximum(jnp.abs(value), way))  # 0 throughout has no scale
+    quiet = noise <= float(limits.eps) ** 0.5 * scale + float(limits.tiny) ** 0.5
     settled = (error <= _SETTLED * way) | (quiet & (error <= 20 * noise)) | (~slow & (error <= 0.02 * jnp.abs(value)))
     settled &= jnp.isfinite(error)
     oscillates, clear = _oscillation(thirds)
