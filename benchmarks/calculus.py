@@ -96,7 +96,7 @@ def peers():
             lambda p: calculus.finite_difference(lambda x: waved(x, p, jnp), at).value,
             {
                 "numdifftools.Derivative": lambda p: float(numdifftools.Derivative(lambda x: waved(x, p, np))(at)),
-                "scipy.differentiate": lambda p: float(derivative(waved, at, args=(p, np)).df),
+                "scipy.differentiate": lambda p: float(derivative(lambda x, p: waved(x, p, np), at, args=(p,)).df),
             },
             {"scipy.differentiate": lambda: derivative(lambda x, p: waved(x, p, np), at, args=(PARAMETERS,)).df},
         ),

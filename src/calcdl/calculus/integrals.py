@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 
 from calcdl.calculus.adaptive import STATUSES, thorough
 from calcdl.calculus.convergence import only_where
-from calcdl.calculus.panels import Answer, Range, edges_between, on_mesh, quick
+from calcdl.calculus.panels import ENDS_AT_MOST, Answer, Range, at_ends, edges_between, on_mesh, quick
 from calcdl.types import Array
 
 Function = Callable[[Array], Array]
@@ -183,6 +183,10 @@ def _solve(f: Callable[..., Array], range_: Range, edges: Array, constants: Sequ
         return thorough(lambda x: f(x, *constants), range_, edges)
 
     simple, done = quick(lambda x: f(x, *constants), range_, edges)
+    if not (range_.lower_infinite or range_.upper_infinite) and len(edges) <= ENDS_AT_MOST + 1:
+        steep, steep_done = at_ends(lambda x: f(x, *constants), range_, edges)
+        simple = jax.tree.map(lambda one, other: jnp.where(done, one, other), simple, steep)
+        done |= steep_done
     operand = edges, [jnp.asarray(constant) for constant in constants]
     if isinstance(done, jax.core.Tracer):
         answer: Answer = only_where(~done, harder, operand, simple)

@@ -18,6 +18,9 @@ Function = Callable[[Array], Array]
 
 _NODES = 31  # of the Gauss rule
 _REACH, _STEP = 4.4, 1 / 32  # of the double-exponential rule, in its own variable
+_END_STEP = 1 / 16  # of the double-exponential rule towards both ends
+_SMOOTH = 1e-5  # what the highest Legendre coefficients of the middle of a panel may be, beside its mean
+ENDS_AT_MOST = 5  # panels whose ends one mesh has room for
 ROUNDING = 50  # in units of the last place of ∫|f|: below it no estimate means anything
 INTERVALS = 120
 
@@ -154,6 +157,47 @@ def quick(f: Function, range_: Range, edges: Float[Array, " edges"]) -> tuple[An
     return answer, agree & (absolute > 0) & jnp.isfinite(absolute)
 
 
+def at_ends(f: Function, range_: Range, edges: Float[Array, " edges"]) -> tuple[Answer, Array]:
+    """Try the double-exponential rule on every finite panel, for what is steep at its ends and smooth between them.
+
+    An integral that diverges at an end leaves something over where the rule is cut off. One that diverges inside has an
+    integral of |f| on which two halves of the rule differ, also where f itself cancels by symmetry.
+    """
+    dtype = edges.dtype
+    low, high, width = edges[:-1, None], edges[1:, None], jnp.diff(edges)[:, None]
+    count = low.shape[0]
+    small, weights, upper = (jnp.asarray(part, dtype)[None, :] for part in _towards_ends(dtype.name))
+    nodes, _, checks = (jnp.asarray(part, dtype) for part in _gauss())
+    x = jnp.where(upper > 0, high - width * small, low + width * small)
+    between = low + width * (0.1 + 0.8 * nodes[None, :])
+    values = jax.vmap(f)(jnp.concatenate([x.ravel(), between.ravel()]))
+    bare, middle = values[: x.size].reshape(x.shape), values[x.size :].reshape(count, _NODES)
+
+    terms = bare * weights * width
+    value, absolute = jnp.sum(terms), jnp.sum(jnp.abs(terms))
+    halved = jnp.abs(jnp.sum(terms[:, ::2] - terms[:, 1::2], axis=1))
+    left_over = (jnp.abs(terms[:, 0]) + jnp.abs(terms[:, -1])) / _END_STEP
+    moved = jnp.abs(jnp.diff(bare)) * jnp.abs(x[:, 1:]) * jnp.maximum(weights[:, 1:], weights[:, :-1]) * jnp.abs(width)
+    epsilon = float(np.finfo(dtype).eps)
+    difference = jnp.sum(halved + left_over) + epsilon * jnp.sum(moved) / _END_STEP
+    rounding = epsilon * ROUNDING * absolute
+    agree = difference <= jnp.maximum(range_.tolerance * jnp.abs(value), rounding)
+    inside = jnp.sum(jnp.abs(middle @ checks)) <= _SMOOTH * jnp.sum(jnp.abs(middle)) / _NODES
+    sizes = jnp.abs(terms)
+    steady = jnp.abs(jnp.sum(sizes[:, ::2] - sizes[:, 1::2])) <= 0.01 * absolute
+    mesh = jnp.asarray(_mesh_to_ends(count), dtype)
+    answer = Answer(
+        value=value,
+        error=jnp.maximum(difference, rounding),
+        status=jnp.zeros((), jnp.int32),
+        evaluations=jnp.asarray(_NODES * count + values.shape[0], jnp.int32),
+        left=mesh[:-1],
+        right=mesh[1:],
+        whole=jnp.ones((), bool),
+    )
+    return answer, agree & inside & steady & (absolute > 0) & jnp.isfinite(absolute)
+
+
 def on_mesh(f: Function, range_: Range, edges: Array, left: Array, right: Array) -> Array:
     """Sum f over a mesh in u, differentiably by the edges and by what f closes over."""
     nodes, weights = (jnp.asarray(part, left.dtype) for part in _tanh_sinh())
@@ -178,6 +222,23 @@ def _mesh(range_: Range, near: int) -> np.ndarray[Any, Any]:
     mesh = np.concatenate(parts)
     end = range_.lower_infinite + near + range_.upper_infinite
     return np.append(mesh, np.full(INTERVALS + 1 - len(mesh), end))
+
+
+def _mesh_to_ends(count: int) -> np.ndarray[Any, Any]:
+    """Mesh for the derivative of an integral that is steep at the ends of its panels."""
+    near = 2.0 ** -np.array([310, 260, 210, 160, 110, 60, 30, 10, 4, 1])
+    mesh = np.concatenate([place + np.concatenate([[0], near, 1 - near[-2::-1]]) for place in range(count)])
+    return np.append(mesh, np.full(INTERVALS + 1 - len(mesh), count))
+
+
+@functools.cache
+def _towards_ends(dtype: str) -> tuple[np.ndarray[Any, Any], ...]:
+    """Distances from the nearer end of (0, 1), their weights, and whether that is the upper end."""
+    reach = np.arcsinh(-0.98 * math.log(float(np.finfo(dtype).tiny)) / np.pi)
+    t = (np.arange(2 * math.ceil(reach / _END_STEP)) - math.ceil(reach / _END_STEP) + 0.5) * _END_STEP
+    t = t[np.abs(t) <= reach]
+    small = 1 / (1 + np.exp(np.pi * np.sinh(np.abs(t))))
+    return small, _END_STEP * np.pi * np.cosh(t) * small * (1 - small), (t > 0).astype(float)
 
 
 @functools.cache
