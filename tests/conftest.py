@@ -13,6 +13,7 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_disable_most_optimizations", True)  # what is compiled here runs a few times only
 
 TRUTHS = Path(__file__).resolve().parents[2] / "shared" / "truths"
 

@@ -56,13 +56,12 @@ def test_errors_are_not_understated(dtype, order):
     assert np.mean(off > allowed) <= 0.05
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_one_side_stays_on_its_side(side):
+@pytest.mark.parametrize(("side", "order"), [("left", 1), ("right", 2)])
+def test_one_side_stays_on_its_side(side, order):
     sign = {"left": -1.0, "right": 1.0}[side]
     f = lambda x: jnp.where(sign * x >= 0, jnp.exp(x), jnp.nan)  # noqa: E731
-    for order in (1, 2):
-        found = finite_difference(f, 0.0, order=order, side=side)
-        assert abs(float(found.value) - 1) <= float(found.error) < 1e-5
+    found = jax.jit(lambda x: finite_difference(f, x, order=order, side=side))(0.0)
+    assert abs(float(found.value) - 1) <= float(found.error) < 1e-5
 
 
 def test_slopes_of_a_kink_differ_and_those_of_a_smooth_function_do_not():
