@@ -13,6 +13,7 @@ Claim. Rates below 2 converge.
 
 import json
 import os
+import signal
 import sys
 from typing import Any
 
@@ -76,6 +77,7 @@ def show(config: Config, results: Any) -> dict[str, Any]:
 EXPERIMENT = Experiment("parabola", __doc__, Config, measure, check, show)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background has its children ignore it
     jax.config.update("jax_num_cpu_devices", int(os.environ.get("DEVICES", "1")))
     code = main(EXPERIMENT)
     if "LOADED" in os.environ:

@@ -3,8 +3,9 @@
     integral = integrate(f, lower, upper)      # value, error, status, evaluations
     integral.verdict                           # "converges", "diverges", ...
 
-An easy integrand costs one Gauss rule on each panel, or a double-exponential one towards infinity, and nothing else.
-If that has not converged, the integral gets all there is (`adaptive`): its ends are examined by `convergence`,
+An easy integrand costs one Gauss rule on each panel, or a double-exponential one towards infinity; one that is steep at
+finite ends only, like a root or a logarithm there, a double-exponential rule towards these. If neither has converged,
+the integral gets all there is (`adaptive`): its ends are examined by `convergence`,
 oscillating tails are summed wave by wave, a fine scan looks for a pole and places the first edges where the integrand
 turns, and `quadax.quadgk` adapts and extrapolates. Under `jax.vmap` that happens if any lane needs it.
 

@@ -25,11 +25,11 @@ HIGHEST_ORDER = 6
 _COLUMNS = 7
 _SAFETY = 4
 _RATIO = 2.0**0.5
-# Two ladders of steps, each halved from rung to rung: one below the scale of x, one below the smallest step of that or
-# below |x|, whichever is less. A factor that is no round number keeps steps from being multiples of a period.
+# Two ladders of steps, each shrinking by the ratio from rung to rung: one below the scale of x, one below the smallest
+# step of that or below |x|, whichever is less. A factor that is no round number keeps steps off multiples of a period.
 _RUNGS = 32
 _FACTOR = 0.2897
-_HALVINGS = tuple(_RATIO**-rung for rung in range(_RUNGS))
+_SHRINKING = tuple(_RATIO**-rung for rung in range(_RUNGS))
 
 
 class Estimate(NamedTuple):
@@ -70,7 +70,7 @@ def finite_difference(f: Function, x: Scalar | float, *, order: int = 1, side: S
     """Extrapolate difference quotients to step zero by Richardson's method, with an error estimate.
 
     `D_h f = f⁽ⁿ⁾(x) + a_1 h^q + a_2 h^2q + ...`, q = 2 from both sides, 1 from one side; each column of the tableau
-    removes one power: `T_m(h) = (2^qm T_{m-1}(h/2) - T_{m-1}(h)) / (2^qm - 1)`
+    removes one power: `T_m(h) = (r^qm T_{m-1}(h/r) - T_{m-1}(h)) / (r^qm - 1)`, r = √2
 
     The steps run from the scale of x down over nine or more orders of magnitude. Of all entries the one of least error
     is taken: its disagreement with its neighbours, plus what the measured round-off of f does to it. It is blind to a
@@ -157,10 +157,10 @@ def _stencil(order: int, side: Side) -> tuple[tuple[float, ...], tuple[float, ..
 def _ladders(x: Array) -> Array:
     """Return steps [ladder, rung], those of the second ladder below those of the first and below |x|."""
     size = jnp.sqrt(jnp.maximum(jnp.abs(x), 1))  # a function of scale 1 is met at any x
-    below = jnp.where(x == 0, 1, jnp.minimum(jnp.abs(x), _RATIO ** -(_RUNGS + 1) * size))
-    below = jnp.where(x == 0, _RATIO ** -(_RUNGS + 1), below)
+    below = _RATIO ** -(_RUNGS + 1) * size
+    below = jnp.where(x == 0, below, jnp.minimum(jnp.abs(x), below))
     starts = jnp.stack([size, below]).astype(x.dtype)
-    return starts[:, None] * jnp.asarray(_FACTOR * np.array(_HALVINGS), x.dtype)[None, :]
+    return starts[:, None] * jnp.asarray(_FACTOR * np.array(_SHRINKING), x.dtype)[None, :]
 
 
 def _measured(f: Function, x: Array, steps: Array, offsets: tuple[float, ...]) -> _Values:
@@ -179,9 +179,8 @@ def _quotients(known: _Values, weights: tuple[float, ...], order: int, span: flo
     points, values, rounding = known
     step = (points[..., -1:] - points[..., :1]) / span  # as rounded
     scaled = jnp.asarray(weights, values.dtype)[None, None, :] / step**order
-    return jnp.sum(scaled * values, axis=-1), jnp.sum(jnp.abs(scaled) * rounding, axis=-1) + jnp.finfo(
-        values.dtype
-    ).tiny
+    noise = jnp.sum(jnp.abs(scaled) * rounding, axis=-1)
+    return jnp.sum(scaled * values, axis=-1), noise + jnp.finfo(values.dtype).tiny
 
 
 @functools.partial(jax.jit, static_argnames="power")
