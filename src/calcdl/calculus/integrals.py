@@ -183,15 +183,20 @@ def _solve(f: Callable[..., Array], range_: Range, edges: Array, constants: Sequ
         edges, constants = operand
         return thorough(lambda x: f(x, *constants), range_, edges)
 
+    def steeper(operand: tuple[Array, Sequence[Any]]) -> tuple[Answer, Array]:
+        edges, constants = operand
+        return at_ends(lambda x: f(x, *constants), range_, edges)
+
     simple, done = quick(lambda x: f(x, *constants), range_, edges)
-    if not (range_.lower_infinite or range_.upper_infinite) and len(edges) <= ENDS_AT_MOST + 1:
-        steep, steep_done = at_ends(lambda x: f(x, *constants), range_, edges)
-        simple = jax.tree.map(lambda one, other: jnp.where(done, one, other), simple, steep)
-        done |= steep_done
     operand = edges, [jnp.asarray(constant) for constant in constants]
+    may_be_steep = not (range_.lower_infinite or range_.upper_infinite) and len(edges) <= ENDS_AT_MOST + 1
     if isinstance(done, jax.core.Tracer):
+        if may_be_steep:
+            simple, done = only_where(~done, steeper, operand, (simple, done))
         answer: Answer = only_where(~done, harder, operand, simple)
         return answer
+    if may_be_steep and not done:
+        simple, done = steeper(operand)
     return simple if done else jax.jit(harder)(operand)
 
 
