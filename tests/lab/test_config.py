@@ -14,6 +14,7 @@ from calcdl.lab.config import (
     NonNegative,
     OneOf,
     Rate,
+    Readable,
     Section,
     Seeds,
     read,
@@ -44,6 +45,7 @@ class Config(ExperimentConfig):
     depths: AxisOf[Depth] = Field(default=(0, 2), description="depths")
     activation: Annotated[str, OneOf(ACTIVATIONS)] = Field(default="relu", description="one")
     activations: AxisOf[Annotated[str, OneOf(ACTIVATIONS)]] = Field(default=("relu",), description="several")
+    digits: Annotated[str, Readable(int, "a whole number in digits")] = Field(default="7", description="text")
     seeds: Seeds = Field(default=(0, 1), description="seeds")
     centred: bool = Field(default=True, description="whether")
     limit: Rate | Literal["auto"] = Field(default="auto", description="a member of a union")
@@ -99,6 +101,7 @@ def reading(tmp_path, text):
         ('activation = "tahn"', 'activation: got "tahn"; expected one of relu, tanh, sigmoid'),
         ('activations = ["relu", "sigmod"]', 'activations[1]: got "sigmod"; expected one of'),
         ("activations = [1]", "activations[0]: got 1; expected text"),
+        ('digits = "7a"', 'digits: got "7a"; expected a whole number in digits; invalid literal for int()'),
         ("centred = 1", "centred: got 1; expected true or false"),
         ('precision = "float16"', 'precision: got "float16"; expected one of float32, float64; did you mean'),
         ("step = 3", "step: unknown key; did you mean 'training.steps'?"),

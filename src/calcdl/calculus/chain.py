@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from calcdl.calculus.derivatives import derivative, jacobian
 from calcdl.calculus.expressions import Expression
 from calcdl.trees import array_norm
 from calcdl.types import Array, Scalar
@@ -112,7 +113,7 @@ def chain(links: Links, x: Float[Array, "*shape"] | float) -> Chain:
     jacobians: ByName = OrderedDict()
     for name, link in named:
         values.append(jnp.asarray(link(values[-1])))
-        jacobians[name] = _local_jacobian(link, values[-2], values[-1].size)
+        jacobians[name] = jacobian(_flat(link, values[-2].shape))(values[-2].ravel())
     forward: ByName = OrderedDict()
     backward: list[Array] = []
     for name, matrix in jacobians.items():
@@ -222,10 +223,10 @@ def backpropagate(
     pairs = [(one["weight"], one["bias"]) if isinstance(one, Mapping) else (one[0], one[1]) for one in params]
     activations, pre_activations, slopes = [x], [], []
     for layer, (weight, bias) in zip(layers, pairs, strict=True):
-        function, derivative = layer if isinstance(layer, tuple) else (layer, functools.partial(_slope, layer))
+        function, slope_of = layer if isinstance(layer, tuple) else (layer, derivative(layer))
         z = _product(activations[-1], weight) + bias[None, :]
         pre_activations.append(z)
-        slopes.append(derivative(z))
+        slopes.append(slope_of(z))
         activations.append(function(z))
     losses, pull_back = jax.vjp(loss, activations[-1])
     if losses.shape != x.shape[:1]:
@@ -267,12 +268,8 @@ def _named(links: Links) -> list[tuple[str, Function]]:
     return named
 
 
-def _local_jacobian(link: Function, x: Array, outputs: int) -> Array:
-    def flat(vector: Array) -> Array:
-        return jnp.ravel(link(vector.reshape(x.shape)))
-
-    transform = jax.jacfwd if x.size <= outputs else jax.jacrev
-    return jnp.asarray(transform(flat)(x.ravel()))
+def _flat(link: Function, shape: tuple[int, ...]) -> Function:
+    return lambda vector: jnp.ravel(link(vector.reshape(shape)))
 
 
 def _cheapest(sizes: tuple[int, ...], names: tuple[str, ...]) -> tuple[int, str]:
@@ -288,11 +285,6 @@ def _cheapest(sizes: tuple[int, ...], names: tuple[str, ...]) -> tuple[int, str]
         return min(options)
 
     return best(0, len(names) - 1)
-
-
-def _slope(function: Function, z: Array) -> Array:
-    slope: Array = jax.jvp(function, (z,), (jnp.ones_like(z),))[1]
-    return slope
 
 
 def _norms(signals: Sequence[Array], dtype: Any) -> Array:

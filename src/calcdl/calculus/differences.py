@@ -156,9 +156,8 @@ def best_step(scheme: str, dtype: Any, *, value: Scalar | float = 1.0, curvature
     """
     parts = _scheme(scheme)
     wide = jnp.result_type(value, curvature, jnp.promote_types(dtype, jnp.float32))
-    unit = float(jnp.finfo(dtype).eps) / 2 * sum(abs(weight) for weight in parts.weights)
     size, bend = jnp.abs(jnp.asarray(value, wide)), jnp.abs(jnp.asarray(curvature, wide))
-    ratio = unit * size / (parts.order * parts.truncation * jnp.where(bend == 0, 1, bend))
+    ratio = _round_off(parts, dtype) * size / (parts.order * parts.truncation * jnp.where(bend == 0, 1, bend))
     return jnp.where(bend == 0, jnp.inf, ratio ** (1 / (parts.order + 1)))
 
 
@@ -195,14 +194,18 @@ def error_curve(
     error = jnp.abs(quotients.astype(wide.dtype) - derivative(f)(wide))
     taken = jnp.asarray(steps, wide.dtype)
     truncation = parts.truncation * jnp.abs(derivative(f, parts.order + 1)(wide)) * taken**parts.order
-    unit = float(jnp.finfo(x.dtype).eps) / 2 * sum(abs(weight) for weight in parts.weights)
-    return ErrorCurve(taken, error, truncation, unit * jnp.abs(f(wide)) / taken)
+    return ErrorCurve(taken, error, truncation, _round_off(parts, x.dtype) * jnp.abs(f(wide)) / taken)
 
 
 def _scheme(name: str) -> Scheme:
     if name not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}; got {name!r}")
     return SCHEMES[name]
+
+
+def _round_off(scheme: Scheme, dtype: Any) -> float:
+    """Return r u, by which round-off of values of size 1 may move the quotient, times the step."""
+    return float(jnp.finfo(dtype).eps) / 2 * sum(abs(weight) for weight in scheme.weights)
 
 
 def _representable(x: Array, step: Array) -> Array:

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 
 from calcdl.calculus.adaptive import STATUSES, thorough
 from calcdl.calculus.convergence import only_where
-from calcdl.calculus.panels import ENDS_AT_MOST, Answer, Range, at_ends, edges_between, on_mesh, quick
+from calcdl.calculus.panels import ENDS_AT_MOST, Answer, Range, at_ends, edges_between, is_infinite, on_mesh, quick
 from calcdl.types import Array
 
 Function = Callable[[Array], Array]
@@ -92,7 +92,7 @@ def integrate(
         'diverges'
     """
     _check(lower, upper, breakpoints, tolerance)
-    infinite = [_is_infinite(limit) for limit in (lower, upper)]
+    infinite = [is_infinite(limit) for limit in (lower, upper)]
     if all(infinite) and lower == upper:
         return Integral(*(jnp.zeros((), kind) for kind in (float, float, jnp.int32, jnp.int32)))
     if (infinite[0] and lower > 0) or (infinite[1] and upper < 0):
@@ -198,10 +198,6 @@ def _solve(f: Callable[..., Array], range_: Range, edges: Array, constants: Sequ
     if may_be_steep and not done:
         simple, done = steeper(operand)
     return simple if done else jax.jit(harder)(operand)
-
-
-def _is_infinite(limit: Any) -> bool:
-    return not isinstance(limit, jax.core.Tracer) and bool(np.isinf(limit))
 
 
 def _check(lower: Any, upper: Any, breakpoints: Sequence[Any], tolerance: float | None) -> None:

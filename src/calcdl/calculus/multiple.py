@@ -9,7 +9,6 @@ root, nor a singularity on the border. The number of points grows as a power of 
 Reference: Takahasi and Mori 1974, Publications RIMS 9:721-741.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from jaxtyping import Float
 
 from calcdl.calculus.adaptive import CONVERGES, NOT_FINITE, NOT_REACHED
 from calcdl.calculus.integrals import Integral
+from calcdl.calculus.panels import is_infinite
 from calcdl.types import Array
 
 Number = Float[Array, ""] | float
@@ -120,7 +120,7 @@ def _nested(f: Callable[..., Array], limits: Any, count: int, share: float, dtyp
             else jnp.broadcast_to(jnp.asarray(limit, dtype), weights.shape)
             for limit in pair
         )
-        lower_far, upper_far = (not callable(limit) and _is_infinite(limit) for limit in pair)
+        lower_far, upper_far = (not callable(limit) and is_infinite(limit) for limit in pair)
         x, w = _layer(low, high, lower_far, upper_far, count, share, dtype)
         points = [*(jnp.repeat(point, count) for point in points), x.ravel()]
         weights = (weights[:, None] * w).ravel()
@@ -150,7 +150,3 @@ def _layer(
         return x, jnp.broadcast_to(weights[None, :], x.shape)
     x = jnp.broadcast_to(jnp.asarray(np.sinh(s), dtype)[None, :], (low.shape[0], count))
     return x, jnp.broadcast_to(jnp.asarray(slope * np.cosh(s), dtype)[None, :], x.shape)
-
-
-def _is_infinite(limit: Any) -> bool:
-    return not isinstance(limit, jax.core.Tracer) and math.isinf(limit)

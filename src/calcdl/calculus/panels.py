@@ -144,16 +144,7 @@ def quick(f: Function, range_: Range, edges: Float[Array, " edges"]) -> tuple[An
     )
     rounding = np.finfo(dtype).eps * (ROUNDING * absolute + shaken)
     agree = difference <= jnp.maximum(range_.tolerance * jnp.abs(value), rounding)
-    mesh = jnp.asarray(_mesh(range_, near), dtype)
-    answer = Answer(
-        value=value,
-        error=jnp.maximum(difference, rounding),
-        status=jnp.zeros((), jnp.int32),
-        evaluations=jnp.asarray(x.shape[0], jnp.int32),
-        left=mesh[:-1],
-        right=mesh[1:],
-        whole=jnp.ones((), bool),
-    )
+    answer = _answer(value, jnp.maximum(difference, rounding), x.shape[0], _mesh(range_, near))
     return answer, agree & (absolute > 0) & jnp.isfinite(absolute)
 
 
@@ -185,16 +176,8 @@ def at_ends(f: Function, range_: Range, edges: Float[Array, " edges"]) -> tuple[
     inside = jnp.sum(jnp.abs(middle @ checks)) <= _SMOOTH * jnp.sum(jnp.abs(middle)) / _NODES
     sizes = jnp.abs(terms)
     steady = jnp.abs(jnp.sum(sizes[:, ::2] - sizes[:, 1::2])) <= 0.01 * absolute
-    mesh = jnp.asarray(_mesh_to_ends(count), dtype)
-    answer = Answer(
-        value=value,
-        error=jnp.maximum(difference, rounding),
-        status=jnp.zeros((), jnp.int32),
-        evaluations=jnp.asarray(_NODES * count + values.shape[0], jnp.int32),
-        left=mesh[:-1],
-        right=mesh[1:],
-        whole=jnp.ones((), bool),
-    )
+    evaluations = _NODES * count + values.shape[0]
+    answer = _answer(value, jnp.maximum(difference, rounding), evaluations, _mesh_to_ends(count))
     return answer, agree & inside & steady & (absolute > 0) & jnp.isfinite(absolute)
 
 
@@ -212,6 +195,18 @@ def on_mesh(f: Function, range_: Range, edges: Array, left: Array, right: Array)
     return jnp.sum(jnp.where(usable, w, 0) * dx * jax.vmap(f)(x))
 
 
+def is_infinite(limit: Any) -> bool:
+    """Whether a limit is known to be infinite when the program is made."""
+    return not isinstance(limit, jax.core.Tracer) and math.isinf(limit)
+
+
+def _answer(value: Array, error: Array, evaluations: int, edges: np.ndarray[Any, Any]) -> Answer:
+    """Answer of a rule that is trusted with the whole range; its mesh is filled up with intervals of no width."""
+    mesh = jnp.asarray(np.append(edges, np.full(INTERVALS + 1 - len(edges), edges[-1])), value.dtype)
+    zero, whole = jnp.zeros((), jnp.int32), jnp.ones((), bool)
+    return Answer(value, error, zero, jnp.asarray(evaluations, jnp.int32), mesh[:-1], mesh[1:], whole)
+
+
 def _mesh(range_: Range, near: int) -> np.ndarray[Any, Any]:
     """Mesh for the derivative of an integral that one rule could do."""
     distances = np.array([0, 1 / 8, 1 / 2, 1, 2, 4, 8, 16, 32, 128])
@@ -219,16 +214,14 @@ def _mesh(range_: Range, near: int) -> np.ndarray[Any, Any]:
     parts = [np.sort(1 - rising)] * range_.lower_infinite
     parts.append(range_.lower_infinite + np.arange(2 * near) / 2)
     parts += [range_.lower_infinite + near + rising] * range_.upper_infinite
-    mesh = np.concatenate(parts)
-    end = range_.lower_infinite + near + range_.upper_infinite
-    return np.append(mesh, np.full(INTERVALS + 1 - len(mesh), end))
+    return np.append(np.concatenate(parts), range_.lower_infinite + near + range_.upper_infinite)
 
 
 def _mesh_to_ends(count: int) -> np.ndarray[Any, Any]:
     """Mesh for the derivative of an integral that is steep at the ends of its panels."""
     near = 2.0 ** -np.array([310, 260, 210, 160, 110, 60, 30, 10, 4, 1])
-    mesh = np.concatenate([place + np.concatenate([[0], near, 1 - near[-2::-1]]) for place in range(count)])
-    return np.append(mesh, np.full(INTERVALS + 1 - len(mesh), count))
+    parts = [place + np.concatenate([[0], near, 1 - near[-2::-1]]) for place in range(count)]
+    return np.append(np.concatenate(parts), count)
 
 
 @functools.cache
@@ -237,8 +230,13 @@ def _towards_ends(dtype: str) -> tuple[np.ndarray[Any, Any], ...]:
     reach = np.arcsinh(-0.98 * math.log(float(np.finfo(dtype).tiny)) / np.pi)
     t = (np.arange(2 * math.ceil(reach / _END_STEP)) - math.ceil(reach / _END_STEP) + 0.5) * _END_STEP
     t = t[np.abs(t) <= reach]
-    small = 1 / (1 + np.exp(np.pi * np.sinh(np.abs(t))))
-    return small, _END_STEP * np.pi * np.cosh(t) * small * (1 - small), (t > 0).astype(float)
+    return *_from_nearer_end(t, _END_STEP), (t > 0).astype(float)
+
+
+def _from_nearer_end(t: np.ndarray[Any, Any], step: float) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Distances of the double-exponential nodes from the nearer end of (0, 1), and their weights."""
+    decay = np.exp(-np.pi * np.sinh(np.abs(t)))
+    return decay / (1 + decay), step * np.pi * np.cosh(t) * decay / (1 + decay) ** 2
 
 
 @functools.cache
@@ -266,7 +264,5 @@ def _double_exponential() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 def _tanh_sinh() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Nodes in (0, 1), dense at both ends, and their weights."""
     t = np.arange(-32, 33) / 10
-    decay = np.exp(-math.pi * np.sinh(np.abs(t)))
-    small = decay / (1 + decay)
-    weights = 0.1 * math.pi * np.cosh(t) * decay / (1 + decay) ** 2
+    small, weights = _from_nearer_end(t, 0.1)
     return np.where(t < 0, small, 1 - small), weights / np.sum(weights)

@@ -26,7 +26,7 @@ from calcdl.calculus.expressions import parse
 from calcdl.calculus.smoothness import DIFFERENTIABLE, STATUSES
 from calcdl.lab import plots
 from calcdl.lab.cli import Experiment, main
-from calcdl.lab.config import AxisOf, ExperimentConfig, Finite, Rate, Section, refuse
+from calcdl.lab.config import AxisOf, ExperimentConfig, Finite, Rate, Readable, Section, refuse
 from calcdl.types import Array, Key, Verdict
 
 if TYPE_CHECKING:
@@ -42,12 +42,14 @@ VARIABLES = ("x1", "x2")
 ANGLES = (0.0, 30.0, 90.0)
 
 Points = Annotated[int, Field(ge=3, le=2001)]
+OfX = Annotated[str, Readable(parse, "a formula in x")]
+OfX1X2 = Annotated[str, Readable(partial(parse, variables=VARIABLES), "a formula in x1 and x2")]
 
 
 class Curves(Section):
     """Functions of one variable and their tangents."""
 
-    functions: AxisOf[str] = Field(
+    functions: AxisOf[OfX] = Field(
         default=("x**3 - 4*x - 5", "x**3 - 1/x", "3*x**2 - 4*x"), description="formulas in x"
     )
     at: tuple[Finite, ...] = Field(default=(2.0, 1.0, 1.0), description="where each is touched, in the same order")
@@ -58,7 +60,7 @@ class Curves(Section):
 class Fields(Section):
     """Functions of two variables and their gradients."""
 
-    functions: AxisOf[str] = Field(
+    functions: AxisOf[OfX1X2] = Field(
         default=("3*x1**2 + 5*exp(x2)", "sqrt(x1**2 + x2**2)", "sin(2*x1)*cos(x2)"), description="formulas in x1 and x2"
     )
     at: tuple[Finite, Finite] = Field(default=(0.0, 0.0), description="where the derivative as a limit is asked for")
@@ -75,19 +77,10 @@ class Config(ExperimentConfig):
     fields: Fields = Field(default=Fields(), description="functions of two variables")
 
     @model_validator(mode="after")
-    def _formulas_fit(self) -> Self:
-        curves, fields = self.curves, self.fields
-        if len(curves.at) != len(curves.functions):
-            raise refuse("curves.at", curves.at, f"{len(curves.functions)} numbers, one for each function")
-        for section, functions, names in (
-            ("curves", curves.functions, ("x",)),
-            ("fields", fields.functions, VARIABLES),
-        ):
-            for number, text in enumerate(functions):
-                try:
-                    parse(text, names)
-                except ValueError as error:
-                    raise refuse(f"{section}.functions[{number}]", text, str(error)) from None
+    def _points_fit(self) -> Self:
+        at, functions = self.curves.at, self.curves.functions
+        if len(at) != len(functions):
+            raise refuse("curves.at", at, f"{len(functions)} numbers, one for each function")
         return self
 
 

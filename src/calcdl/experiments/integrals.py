@@ -27,19 +27,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from calcdl import study
 from calcdl.calculus import derivatives
 from calcdl.calculus.antiderivatives import antiderivative
-from calcdl.calculus.expressions import ExpressionError, parse
+from calcdl.calculus.expressions import parse
 from calcdl.calculus.integrals import integrate
 from calcdl.calculus.multiple import integrate_box, integrate_region
 from calcdl.calculus.quadrature import RULES
 from calcdl.calculus.sampling import monte_carlo, quasi_monte_carlo
 from calcdl.lab import panels, plots
 from calcdl.lab.cli import Experiment, main
-from calcdl.lab.config import AxisOf, ExperimentConfig, Finite, Rate, Section, Seeds, refuse
+from calcdl.lab.config import AxisOf, ExperimentConfig, Finite, Rate, Readable, Section, Seeds
 from calcdl.types import Array, Key, Verdict
 
 if TYPE_CHECKING:
@@ -56,20 +56,8 @@ ORDER_GATE, STANDARD_ERRORS, LEAST_SHOWN = 0.05, 4.5, 3e-17
 PARTS, GATE = ("exhaustion", "quadrature", "regions", "chance"), {"float64": 1e-12, "float32": 1e-5}
 
 
-def formula(*names: str) -> AfterValidator:
-    """Return the check of a text that must be a formula in some names."""
-
-    def check(text: str) -> str:
-        try:
-            return parse(text, names).text
-        except ExpressionError as error:
-            raise refuse("", text, f"a formula in {', '.join(names)} ({error})") from None
-
-    return AfterValidator(check)
-
-
-OfX = Annotated[str, formula("x")]
-OfXY = Annotated[str, formula("x", "y")]
+OfX = Annotated[str, Readable(parse, "a formula in x")]
+OfXY = Annotated[str, Readable(partial(parse, variables=("x", "y")), "a formula in x, y")]
 Even = Annotated[int, Field(ge=2, le=2048, multiple_of=2)]
 Points = Annotated[int, Field(ge=32, le=2**24, multiple_of=REPLICATES)]
 Pair = tuple[Finite, Finite]

@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from calcdl import study
 from calcdl.calculus import limits as toolkit
 from calcdl.calculus.derivatives import derivative, tangent_line
 from calcdl.calculus.differences import SCHEMES, best_step, difference_quotient, error_curve
-from calcdl.calculus.expressions import ExpressionError, parse
+from calcdl.calculus.expressions import parse
 from calcdl.calculus.sequences import sequence_limit
 from calcdl.lab import panels, plots
 from calcdl.lab.cli import Experiment, main
-from calcdl.lab.config import AxisOf, ConfigError, ExperimentConfig, Finite, OneOf, Rate, Section, refuse
+from calcdl.lab.config import AxisOf, ConfigError, ExperimentConfig, Finite, OneOf, Rate, Readable, Section, refuse
 from calcdl.types import Array, Key, Verdict
 
 if TYPE_CHECKING:
@@ -51,24 +51,18 @@ QUOTIENTS = {"backward": "from the left", "forward": "from the right", "central"
 FACTOR, SLOPE_TOLERANCE, FEWEST_FITTED, ASYMPTOTIC = 3.0, 0.05, 5, 10.0
 
 
-def _formula(text: str, *, sequences: bool = False) -> str:
-    try:
-        parse(text, ("n",) if sequences and parse(text, None).variables == ("n",) else ("x",))
-    except ExpressionError as error:
-        raise refuse("", text, f"a formula in {'x or in n' if sequences else 'x'}; {error}") from error
-    return text
+def _question(text: str) -> Any:
+    """Read a formula in n if that is all it holds, else in x."""
+    return parse(text, ("n",) if parse(text, None).variables == ("n",) else ("x",))
 
 
-def _known(answer: str) -> str:
-    try:
-        return answer if answer in OUTCOMES else parse(answer, ()).text
-    except ExpressionError as error:
-        raise refuse("", answer, f"a constant such as 1/2 or e, or one of {', '.join(OUTCOMES)}") from error
+def _answer(text: str) -> Any:
+    return text if text in OUTCOMES else parse(text, ())
 
 
-Answer = Annotated[str, AfterValidator(_known)]
-Formula = Annotated[str, AfterValidator(_formula)]
-FormulaOrTerms = Annotated[str, AfterValidator(partial(_formula, sequences=True))]
+Answer = Annotated[str, Readable(_answer, f"a constant such as 1/2 or e, or one of {', '.join(OUTCOMES)}")]
+Formula = Annotated[str, Readable(parse, "a formula in x")]
+FormulaOrTerms = Annotated[str, Readable(_question, "a formula in x or in n")]
 
 
 class Question(Section):

@@ -19,7 +19,7 @@ model validator that walks them and raises `refuse(path, got, expected)` at the 
 
 import math
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
@@ -85,6 +85,30 @@ class OneOf:
         if name not in names:
             raise refuse("", name, choices(name, names))
         return name
+
+
+@dataclass(frozen=True)
+class Readable:
+    """Marks a string field that some reader must understand: `Annotated[str, Readable(parse, "a formula in x")]`.
+
+    Attributes:
+        reader: takes the text; what it cannot read it refuses with a `ValueError`.
+        wanted: what is expected, in a few words.
+    """
+
+    reader: Callable[[str], object]
+    wanted: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let pydantic refuse any other text, with the reader's own words in the message."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, text: str) -> str:
+        try:
+            self.reader(text)
+        except ValueError as error:
+            raise refuse("", text, f"{self.wanted}; {error}") from None
+        return text
 
 
 class Section(BaseModel):
