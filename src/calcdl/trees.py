@@ -203,6 +203,43 @@ def as_floating(x: Any) -> Array:
     return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(float)
 
 
+def widen(tree: Any) -> Any:
+    """Half-precision leaves in float32, in which steps are computed; all others as they are.
+
+    `tree  ->  tree`
+
+    Args:
+        tree: pytree of floating-point arrays.
+
+    Returns:
+        A tree of the same structure.
+
+    Example:
+        >>> widen({"weight": jnp.bfloat16(1.5)})["weight"].dtype
+        dtype('float32')
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.asarray(leaf).dtype, jnp.float32)), tree)
+
+
+def cast_like(tree: Any, like: Any) -> Any:
+    """Leaves rounded to the dtypes of those of another tree.
+
+    `tree  ->  tree`
+
+    Args:
+        tree: pytree of arrays.
+        like: pytree of the same structure, which has the dtypes.
+
+    Returns:
+        A tree of the same structure.
+
+    Example:
+        >>> cast_like(jnp.float32(1.5), jnp.bfloat16(0)).dtype
+        dtype(bfloat16)
+    """
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
+
+
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 

@@ -7,7 +7,7 @@ from calcdl import diagnostics
 from calcdl.nn.activations import ACTIVATIONS
 from calcdl.nn.initialisers import INITIALISERS
 from calcdl.nn.layers import stack
-from calcdl.optim import Info
+from calcdl.optim.solver import RUNNING, Info
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_network_pushed_far_is_saturated_or_dead():
 def test_probes_of_a_loop_read_its_record(seen):
     params = seen[1]
     update = jax.tree.map(lambda leaf: -0.1 * leaf, params)
-    info = Info(jnp.float64(0.0), params, update)
+    info = Info(jnp.float64(0.0), params, update, jnp.int32(RUNNING))
     np.testing.assert_allclose(diagnostics.update_to_weight_ratio(None, params, info), np.full(4, 0.1), rtol=1e-12)
     np.testing.assert_allclose(diagnostics.gradient_by_layer(None, params, info), diagnostics.layer_norms(params))
 
@@ -84,5 +84,5 @@ def test_nothing_updated_is_ratio_zero_even_from_zero_weights():
     zero = {"first": {"weight": jnp.zeros((2, 2))}}
     one = {"first": {"weight": jnp.ones((2, 2))}}
     ratio = diagnostics.update_to_weight_ratio
-    assert ratio(None, zero, Info(0.0, zero, zero)).tolist() == [0.0]
-    assert ratio(None, zero, Info(0.0, one, one)).tolist() == [float("inf")]
+    assert ratio(None, zero, Info(0.0, zero, zero, RUNNING)).tolist() == [0.0]
+    assert ratio(None, zero, Info(0.0, one, one, RUNNING)).tolist() == [float("inf")]

@@ -65,20 +65,13 @@ def reference(optimiser, learning_rate, steps, **hyperparameters):
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
-def test_with_all_numbers_traced_it_is_optax_and_reaches_the_minimum(name):
+def test_with_all_numbers_traced_it_is_optax(name):
     fields = {field: value.default for field, value in OPTIMISERS[name].hyperparameters.items()}
     # Not the defaults, so that two fields changed for one another are seen.
     others = {field: value * 0.97**place for place, (field, value) in enumerate(fields.items(), start=1)}
-
-    @jax.jit
-    def program(rates, fields, others):
-        values = jax.vmap(lambda rate: run(name, rate, 2000, **fields)[2])(rates)
-        ours = run(name, rates[1], 2, **others)[0]
-        return values, ours, reference(name, rates[1], 2, **others)
-
-    values, ours, theirs = program(jnp.asarray([1e-3, 1e-2, 1e-1, 1.0]), fields, others)
-    assert values[0, 0] > 20
-    assert jnp.nanmin(values[:, -1]) < 0.01
+    ours, theirs = jax.jit(lambda rate, others: (run(name, rate, 2, **others)[0], reference(name, rate, 2, **others)))(
+        jnp.float64(1e-2), others
+    )
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10)
 
@@ -92,9 +85,8 @@ def dtypes_made(jaxpr):
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_step_keeps_dtypes_and_structure_and_is_not_widened_by_x64(name, dtype):
-    objective, params = quadratic(dtype)
+def test_a_step_with_all_options_keeps_dtypes_and_structure_and_is_not_widened_by_x64(name):
+    objective, params = quadratic(jnp.bfloat16)
     options = {"clip_norm": 1.0, "weight_decay": 0.1}
     if OPTIMISERS[name].scheduled:
         options["schedule"] = schedule("cosine", steps=10)
@@ -114,22 +106,7 @@ def test_a_step_keeps_dtypes_and_structure_and_is_not_widened_by_x64(name, dtype
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), after) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), state
     )
-    assert (info.value.shape, info.value.dtype) == ((), dtype)
-
-
-def test_a_second_call_compiles_nothing():
-    objective, params = quadratic(jnp.float32)
-    traces = []
-
-    @jax.jit
-    def step(rate, params, state):
-        traces.append(rate)
-        return descent("adamw", rate).step(objective, params, state)[:2]
-
-    state = descent("adamw", 0.01).init(params)
-    params, state = step(jnp.float32(0.01), params, state)
-    step(jnp.float32(0.02), params, state)
-    assert len(traces) == 1
+    assert (info.value.shape, info.value.dtype) == ((), jnp.bfloat16)
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)

@@ -1,24 +1,41 @@
-"""Minimisation: one contract for every method, gradient descent by any rule, linear least squares.
+"""Minimisation: one contract for every method, and what there is to choose from.
 
-- `Solver(init, step)` is the contract that `calcdl.train` runs; `Info` is what a step lets an observer see.
+- `Solver(init, step)` is the contract; `minimise` runs one to a tolerance and says by a `Solution` where it ended and
+  why, `calcdl.train` runs one on minibatches. `Info` is what a step lets an observer see.
 - `descent` makes a solver from a name in `OPTIMISERS`, with a `schedule` from `SCHEDULES`, clipping and
   weight decay. Prefer "sgd" where theory is to be compared, "momentum" where the problem is ill conditioned
-  and the gradient exact, "adam" or "adamw" for deep networks.
+  and the gradient exact, "adam" or "adamw" for deep networks. `averaged` returns the mean of any solver's iterates.
+- `lbfgs` and `steepest_descent` search for their own rate: prefer `lbfgs` for any smooth objective without noise.
+- `hypergradient` differentiates a validation loss by what steers training: "forward" for a handful of
+  hyperparameters, "unrolled" for many, "implicit" where training ends at a minimum.
 - `linear_least_squares` is the closed form: prefer it to any descent where the model is linear and the data
   fit in memory; "qr" unless the columns may be dependent, then "svd".
 """
 
+from calcdl.optim.averaging import Averaged as Averaged
+from calcdl.optim.averaging import averaged as averaged
 from calcdl.optim.descent import descent as descent
+from calcdl.optim.hypergradients import Hypergradient as Hypergradient
+from calcdl.optim.hypergradients import hypergradient as hypergradient
+from calcdl.optim.hypergradients import trained as trained
+from calcdl.optim.hypergradients import unrolled as unrolled
 from calcdl.optim.hyperparameters import Hyperparameter as Hyperparameter
 from calcdl.optim.least_squares import METHODS as METHODS
 from calcdl.optim.least_squares import LeastSquares as LeastSquares
 from calcdl.optim.least_squares import digits_warning as digits_warning
 from calcdl.optim.least_squares import linear_least_squares as linear_least_squares
+from calcdl.optim.line_search import LINE_SEARCHES as LINE_SEARCHES
+from calcdl.optim.line_search import lbfgs as lbfgs
+from calcdl.optim.line_search import steepest_descent as steepest_descent
 from calcdl.optim.optimisers import OPTIMISERS as OPTIMISERS
 from calcdl.optim.optimisers import Optimiser as Optimiser
 from calcdl.optim.optimisers import check_hyperparameters as check_hyperparameters
 from calcdl.optim.schedules import SCHEDULES as SCHEDULES
 from calcdl.optim.schedules import Schedule as Schedule
 from calcdl.optim.schedules import schedule as schedule
+from calcdl.optim.solver import STATUSES as STATUSES
 from calcdl.optim.solver import Info as Info
+from calcdl.optim.solver import Solution as Solution
 from calcdl.optim.solver import Solver as Solver
+from calcdl.optim.solver import Trace as Trace
+from calcdl.optim.solver import minimise as minimise

@@ -17,7 +17,8 @@ import optax
 from calcdl.optim.hyperparameters import Number, choose
 from calcdl.optim.optimisers import OPTIMISERS, Optimiser, check_hyperparameters
 from calcdl.optim.schedules import Schedule
-from calcdl.optim.solver import Info, Solver
+from calcdl.optim.solver import RUNNING, Info, Solver
+from calcdl.trees import widen
 from calcdl.types import Array, Objective, Params
 
 
@@ -78,20 +79,20 @@ def descent(
         return _chain(rule, scalars, schedule, _dtype(params))
 
     def init(params: Params) -> Any:
-        wide = _widen(params)
+        wide = widen(params)
         state = transformation(params).init(wide)
         return jax.tree.map(lambda leaf: _narrow(jnp.asarray(leaf), _dtype(params)), state)
 
     def step(objective: Objective, params: Params, state: Any) -> tuple[Params, Any, Info]:
         value, gradient = jax.value_and_grad(objective)(params)
-        wide, slope = _widen(params), _widen(gradient)
+        wide, slope = widen(params), widen(gradient)
         updates, new = transformation(params).update(
             slope, state, wide, value=value.astype(_dtype(params)), grad=slope, value_fn=objective
         )
         moved = jax.tree.map(lambda p, w, u: (w + u).astype(p.dtype), params, wide, updates)
         updates = jax.tree.map(lambda p, u: u.astype(p.dtype), params, updates)
         state = jax.tree.map(lambda old, leaf: jnp.asarray(leaf, old.dtype), state, new)
-        return moved, state, Info(value, gradient, updates)
+        return moved, state, Info(value, gradient, updates, jnp.int32(RUNNING))
 
     return Solver(init, step)
 
@@ -133,10 +134,6 @@ def _clip_norm(largest: Number) -> optax.GradientTransformation:
 
 def _dtype(params: Params) -> Any:
     return jnp.result_type(jnp.float32, *jax.tree.leaves(params))
-
-
-def _widen(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), tree)
 
 
 def _narrow(leaf: Array, dtype: Any) -> Array:

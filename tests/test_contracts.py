@@ -1,0 +1,133 @@
+"""One table for all that minimises: it arrives, keeps dtypes and structure, compiles once, batches, and refuses."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calcdl.optim import OPTIMISERS, averaged, descent, lbfgs, minimise, steepest_descent
+from calcdl.optim.solver import CONVERGED, RUNNING, STALLED, STATUSES
+
+BEST = {"weight": np.array([1.0, -2.0]), "bias": np.array([0.5])}
+VALLEY = {"weight": np.array([1.0, 1.0]), "bias": np.array([0.5])}
+RATES = (1e-4, 1e-3, 2e-3, 3e-3, 1e-2, 1e-1, 1.0)
+
+
+def bowl_residuals(p):
+    """A quadratic, shifted and asymmetric: curvatures 3.3, 1 and 4 about (1, -2, 1/2), correlated."""
+    across = p["weight"] - jnp.asarray(BEST["weight"], p["weight"].dtype)
+    return jnp.stack([3**0.5 * across[0], across[1] + 0.5 * across[0], 2 * (p["bias"][0] - 0.5)])
+
+
+def valley_residuals(p):
+    """Rosenbrock's valley."""
+    x, y = p["weight"]
+    return jnp.stack([10 * (y - x**2), 1 - x, p["bias"][0] - 0.5])
+
+
+def half_square(residuals, p):
+    return jnp.sum(residuals(p) ** 2) / 2
+
+
+def start(dtype):
+    return {"weight": jnp.array([-1.2, 1.0], dtype), "bias": jnp.array([2.0], dtype)}
+
+
+class Entry(NamedTuple):
+    """A solver under contract: how it is made, how long it takes, and how near it comes."""
+
+    make: Callable  # (residuals, rate) -> solver
+    steps: int = 100
+    bowl: float = 1e-12
+    valley: float = 1e-12
+    refuses: tuple = ()  # (call, words)
+
+
+def first_order(name):
+    near = {"sign_sgd": 0.05, "fromage": 0.05, "adadelta": 0.01, "optimistic_gradient_descent": 0.05, "adafactor": 0.02}
+    refuses = ((partial(descent, name, -1.0), "learning_rate"), (partial(descent, name, 0.1, b7=1.0), "b7"))
+    return Entry(lambda _, rate: descent(name, rate), 5000, 1e-3, near.get(name, 1e-3), refuses)
+
+
+SOLVERS = {name: first_order(name) for name in OPTIMISERS} | {
+    "averaged": Entry(lambda _, rate: averaged(descent("momentum", rate), 0.9), 5000, 1e-6, 1e-6,
+                      ((lambda: averaged(descent("sgd", 0.1), 1.5), "decay"),)),
+    "steepest_descent": Entry(lambda *_: steepest_descent(), 2000, 1e-12, 1e-2,
+                              ((lambda: steepest_descent(line_search="exact"), "line_search"),)),
+    "steepest_descent_backtracking": Entry(lambda *_: steepest_descent(line_search="backtracking"), 2000, 1e-12, 1e-2),
+    "lbfgs": Entry(lambda *_: lbfgs(), refuses=((lambda: lbfgs(memory_size=0), "memory_size"),)),
+    "lbfgs_backtracking": Entry(lambda *_: lbfgs(line_search="backtracking")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_it_arrives_in_one_program_for_all_rates_and_compiles_once(name):
+    entry, traced = SOLVERS[name], []
+
+    @jax.jit
+    def program(rates):
+        traced.append(name)
+
+        def ends(rate, residuals):
+            return minimise(partial(half_square, residuals), start(jnp.float64), entry.make(residuals, rate),
+                            steps=entry.steps)  # fmt: skip
+
+        return [jax.vmap(partial(ends, residuals=one))(rates) for one in (bowl_residuals, valley_residuals)]
+
+    rates = jnp.asarray(RATES)
+    for found, least, place in zip(program(rates), (entry.bowl, entry.valley), (BEST, VALLEY), strict=True):
+        best = jnp.nanargmin(found.value)
+        assert found.value[best] <= least
+        assert int(found.status[best]) in range(len(STATUSES))
+        for leaf, expected in zip(jax.tree.leaves(found.params), jax.tree.leaves(place), strict=True):
+            np.testing.assert_allclose(leaf[best], expected, atol=10 * least**0.5)
+        if least <= 1e-12:
+            assert int(found.status[best]) in (CONVERGED, STALLED)
+    program(rates[::-1])
+    assert traced == [name]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_scan_of_its_steps_keeps_dtypes_and_structure(name, dtype):
+    # A scan accepts only a step that hands on what it takes, down to weak types; nothing is compiled here.
+    def scanned(params, rate):
+        solver = SOLVERS[name].make(bowl_residuals, rate)
+        objective = partial(half_square, bowl_residuals)
+
+        def advance(carry, _):
+            params, state, info = solver.step(objective, *carry)
+            return (params, state), info
+
+        return jax.lax.scan(advance, (params, solver.init(params)), length=2)
+
+    params = start(dtype)
+    (moved, _), info = jax.eval_shape(scanned, params, jax.ShapeDtypeStruct((), jnp.float32))
+    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), moved) == described
+    for tree in (info.gradient, info.update):
+        assert jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype), tree) == described
+    assert (info.value.shape, info.status.shape, info.status.dtype) == ((2,), (2,), jnp.int32)
+    assert info.value.dtype == dtype
+
+
+@pytest.mark.parametrize("name", [name for name, entry in SOLVERS.items() if entry.refuses])
+def test_it_refuses_bad_hyperparameters_by_name(name):
+    for call, word in SOLVERS[name].refuses:
+        with pytest.raises(ValueError, match=word):
+            call()
+
+
+def test_info_tells_of_the_parameters_before_the_step():
+    for name in ("sgd", "steepest_descent_backtracking", "averaged"):
+        solver, params = SOLVERS[name].make(bowl_residuals, 0.1), start(jnp.float64)
+        objective = partial(half_square, bowl_residuals)
+        moved, _, info = jax.jit(partial(solver.step, objective))(params, solver.init(params))
+        np.testing.assert_allclose(info.value, objective(params), rtol=1e-14)
+        assert int(info.status) == RUNNING
+        for before, after, update in zip(*map(jax.tree.leaves, (params, moved, info.update)), strict=True):
+            np.testing.assert_allclose(before + update, after, rtol=1e-14)
