@@ -36,7 +36,7 @@ from calcdl.lab.cli import Experiment, main
 from calcdl.lab.config import AxisOf, ConfigError, Count, ExperimentConfig, OneOf, Rate, refuse
 from calcdl.nn.losses import squared_error
 from calcdl.optim import descent
-from calcdl.optim.least_squares import METHODS, LeastSquares, digits_warning, linear_least_squares
+from calcdl.optim.linear import METHODS, LeastSquares, digits_warning, linear_least_squares
 from calcdl.train import Problem, make_run
 from calcdl.types import Array, DataError, Key, Verdict
 

@@ -20,13 +20,13 @@ from calcdl.optim.hypergradients import hypergradient as hypergradient
 from calcdl.optim.hypergradients import trained as trained
 from calcdl.optim.hypergradients import unrolled as unrolled
 from calcdl.optim.hyperparameters import Hyperparameter as Hyperparameter
-from calcdl.optim.least_squares import METHODS as METHODS
-from calcdl.optim.least_squares import LeastSquares as LeastSquares
-from calcdl.optim.least_squares import digits_warning as digits_warning
-from calcdl.optim.least_squares import linear_least_squares as linear_least_squares
 from calcdl.optim.line_search import LINE_SEARCHES as LINE_SEARCHES
 from calcdl.optim.line_search import lbfgs as lbfgs
 from calcdl.optim.line_search import steepest_descent as steepest_descent
+from calcdl.optim.linear import METHODS as METHODS
+from calcdl.optim.linear import LeastSquares as LeastSquares
+from calcdl.optim.linear import digits_warning as digits_warning
+from calcdl.optim.linear import linear_least_squares as linear_least_squares
 from calcdl.optim.optimisers import OPTIMISERS as OPTIMISERS
 from calcdl.optim.optimisers import Optimiser as Optimiser
 from calcdl.optim.optimisers import check_hyperparameters as check_hyperparameters

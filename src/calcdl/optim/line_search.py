@@ -116,8 +116,9 @@ def outcome(
 ) -> Array:
     r"""Say whether a search succeeded, and if not, whether rounding or the direction is to blame.
 
-    `STALLED` where nothing is gained and the promised gain \|<g, d>\| is below eight roundings of the value. There a
-    gradient that becomes smaller is a gain too: it is known to more digits than the value.
+    `STALLED` where nothing is gained and the promised gain \|<g, d>\| is below ε^(3/4) of the value: a value is a sum
+    whose terms were rounded, which costs more digits than its last. A gradient that becomes smaller is a gain too: it
+    is known to more digits than the value.
 
     Args:
         value: the objective before the step.
@@ -133,12 +134,13 @@ def outcome(
         >>> int(outcome(jnp.float32(1.0), jnp.float32(0.5), jnp.float32(-1.0), jnp.float32(0.1))) == RUNNING
         True
     """
-    rounding = 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+    eps = jnp.finfo(value.dtype).eps
+    rounding = 8 * eps * jnp.abs(value)
     stays = jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(update)]))
     stuck = ~(new_value < value) & ~(jnp.asarray(gradient_falls) & ~stays)
     failed = stays | ~(new_value <= value + rounding)
     status = jnp.where(failed, jnp.int32(LINE_SEARCH_FAILED), jnp.int32(RUNNING))
-    return jnp.where(stuck & (jnp.abs(slope) <= rounding), jnp.int32(STALLED), status)
+    return jnp.where(stuck & (jnp.abs(slope) <= eps**0.75 * jnp.abs(value)), jnp.int32(STALLED), status)
 
 
 def _dtype(params: Params) -> Any:

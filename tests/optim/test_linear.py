@@ -7,7 +7,7 @@ import pytest
 
 from calcdl.data import load
 from calcdl.optim import METHODS, digits_warning, linear_least_squares
-from calcdl.optim.least_squares import _accurate_product
+from calcdl.optim.linear import _accurate_product
 
 DIGITS = {"NoInt1": 14, "Norris": 11, "Pontius": 10, "Longley": 9, "Wampler1": 9, "Wampler3": 9}
 
