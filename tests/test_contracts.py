@@ -9,7 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calcdl.optim import OPTIMISERS, averaged, descent, lbfgs, minimise, steepest_descent
+from calcdl.optim import (
+    OPTIMISERS,
+    SumOfSquares,
+    augmented_lagrangian,
+    averaged,
+    bfgs,
+    descent,
+    dogleg,
+    gauss_newton,
+    lbfgs,
+    levenberg_marquardt,
+    minimise,
+    newton,
+    projected,
+    projection,
+    proximal_descent,
+    proximal_l1,
+    steepest_descent,
+)
 from calcdl.optim.solver import CONVERGED, RUNNING, STALLED, STATUSES
 
 BEST = {"weight": np.array([1.0, -2.0]), "bias": np.array([0.5])}
@@ -27,10 +45,6 @@ def valley_residuals(p):
     """Rosenbrock's valley."""
     x, y = p["weight"]
     return jnp.stack([10 * (y - x**2), 1 - x, p["bias"][0] - 0.5])
-
-
-def half_square(residuals, p):
-    return jnp.sum(residuals(p) ** 2) / 2
 
 
 def start(dtype):
@@ -61,6 +75,22 @@ SOLVERS = {name: first_order(name) for name in OPTIMISERS} | {
     "steepest_descent_backtracking": Entry(lambda *_: steepest_descent(line_search="backtracking"), 2000, 1e-12, 1e-2),
     "lbfgs": Entry(lambda *_: lbfgs(), refuses=((lambda: lbfgs(memory_size=0), "memory_size"),)),
     "lbfgs_backtracking": Entry(lambda *_: lbfgs(line_search="backtracking")),
+    "newton": Entry(lambda *_: newton(), refuses=((lambda: newton(damping=-1.0), "damping"),
+                                                  (lambda: newton(curvature="none"), "curvature"))),
+    "newton_absolute": Entry(lambda *_: newton(curvature="absolute")),
+    "newton_raw": Entry(lambda *_: newton(curvature="raw")),
+    "newton_cg": Entry(lambda *_: newton(solve="cg"), refuses=((lambda: newton(solve="gmres"), "solve"),)),
+    "bfgs": Entry(lambda *_: bfgs()),
+    "gauss_newton": Entry(lambda residuals, _: gauss_newton(residuals)),
+    "levenberg_marquardt": Entry(lambda residuals, _: levenberg_marquardt(residuals)),
+    "dogleg": Entry(lambda residuals, _: dogleg(residuals)),
+    "projected": Entry(lambda _, rate: projected(descent("momentum", rate), projection("l2_ball", scale=9.0)),
+                       5000, 1e-6, 1e-6, ((lambda: projection("l2_ball", scale=-1.0), "scale"),)),
+    "proximal_descent": Entry(lambda _, rate: proximal_descent(rate, proximal_l1(0.0), accelerated=True),
+                              5000, 1e-6, 1e-6, ((lambda: proximal_descent(-1.0, proximal_l1(0.0)), "learning_rate"),
+                                                 (lambda: proximal_l1(-1.0), "strength"))),
+    "augmented_lagrangian": Entry(lambda *_: augmented_lagrangian(lambda p: p["bias"] - 0.5), 30, 1e-12, 1e-12,
+                                  ((lambda: augmented_lagrangian(penalty=0.0), "penalty"),)),
 }  # fmt: skip
 
 
@@ -73,7 +103,7 @@ def test_it_arrives_in_one_program_for_all_rates_and_compiles_once(name):
         traced.append(name)
 
         def ends(rate, residuals):
-            return minimise(partial(half_square, residuals), start(jnp.float64), entry.make(residuals, rate),
+            return minimise(SumOfSquares(residuals), start(jnp.float64), entry.make(residuals, rate),
                             steps=entry.steps)  # fmt: skip
 
         return [jax.vmap(partial(ends, residuals=one))(rates) for one in (bowl_residuals, valley_residuals)]
@@ -97,7 +127,7 @@ def test_a_scan_of_its_steps_keeps_dtypes_and_structure(name, dtype):
     # A scan accepts only a step that hands on what it takes, down to weak types; nothing is compiled here.
     def scanned(params, rate):
         solver = SOLVERS[name].make(bowl_residuals, rate)
-        objective = partial(half_square, bowl_residuals)
+        objective = SumOfSquares(bowl_residuals)
 
         def advance(carry, _):
             params, state, info = solver.step(objective, *carry)
@@ -109,10 +139,11 @@ def test_a_scan_of_its_steps_keeps_dtypes_and_structure(name, dtype):
     (moved, _), info = jax.eval_shape(scanned, params, jax.ShapeDtypeStruct((), jnp.float32))
     described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), moved) == described
-    for tree in (info.gradient, info.update):
+    constrained = name == "augmented_lagrangian"  # there the residuals of the conditions take the gradient's place
+    for tree in (info.update,) if constrained else (info.gradient, info.update):
         assert jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype), tree) == described
     assert (info.value.shape, info.status.shape, info.status.dtype) == ((2,), (2,), jnp.int32)
-    assert info.value.dtype == dtype
+    assert info.value.dtype == jax.eval_shape(SumOfSquares(bowl_residuals), params).dtype
 
 
 @pytest.mark.parametrize("name", [name for name, entry in SOLVERS.items() if entry.refuses])
@@ -125,7 +156,7 @@ def test_it_refuses_bad_hyperparameters_by_name(name):
 def test_info_tells_of_the_parameters_before_the_step():
     for name in ("sgd", "steepest_descent_backtracking", "averaged"):
         solver, params = SOLVERS[name].make(bowl_residuals, 0.1), start(jnp.float64)
-        objective = partial(half_square, bowl_residuals)
+        objective = SumOfSquares(bowl_residuals)
         moved, _, info = jax.jit(partial(solver.step, objective))(params, solver.init(params))
         np.testing.assert_allclose(info.value, objective(params), rtol=1e-14)
         assert int(info.status) == RUNNING

@@ -105,7 +105,8 @@ def _searched(rule: optax.GradientTransformation, line_search: str) -> Solver:
         new_value, new_gradient = (optax.tree.get(search_state, name) for name in ("value", "grad"))
         falls = jnp.bool_(False) if new_gradient is None else norm(new_gradient) < norm(gradient)
         status = outcome(value, new_value, dot(direction, gradient), change, falls)
-        info = Info(value.astype(_dtype(params)), cast_like(gradient, params), change, status)
+        seen = value.astype(jax.eval_shape(objective, params).dtype)
+        info = Info(seen, cast_like(gradient, params), change, status)
         return moved, (rule_state, search_state), info
 
     return Solver(init, step)
@@ -141,10 +142,6 @@ def outcome(
     failed = stays | ~(new_value <= value + rounding)
     status = jnp.where(failed, jnp.int32(LINE_SEARCH_FAILED), jnp.int32(RUNNING))
     return jnp.where(stuck & (jnp.abs(slope) <= eps**0.75 * jnp.abs(value)), jnp.int32(STALLED), status)
-
-
-def _dtype(params: Params) -> Any:
-    return jnp.result_type(*jax.tree.leaves(params))
 
 
 def _zoom() -> optax.GradientTransformationExtraArgs:

@@ -3,6 +3,15 @@
 - `meanfield`: random networks of great width: how the variance of the pre-activations and the size of the
   back-propagated gradient change from layer to layer, and the gain that an activation asks for. `gradient_factor` is
   the infinite depth limit; at finite depth, and always for critical networks, prefer `length_trajectory`.
+- `dynamics`: descent on a quadratic: exact iterates, rates and the hyperparameters that reach them, and how far noise
+  keeps stochastic descent from the minimum.
+- `stability`: the largest stable learning rate of any Optax transformation, from the transformation itself.
+- `deep_linear`: how a product of matrices learns its singular values one after the other.
+- `one_unit`: one unit that learns a line.
 """
 
+from calcdl.theory import deep_linear as deep_linear
+from calcdl.theory import dynamics as dynamics
 from calcdl.theory import meanfield as meanfield
+from calcdl.theory import one_unit as one_unit
+from calcdl.theory import stability as stability
