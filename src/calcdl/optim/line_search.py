@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import optax
 
 from calcdl.optim.hyperparameters import choose
-from calcdl.optim.solver import LINE_SEARCH_FAILED, RUNNING, STALLED, Info, Solver
+from calcdl.optim.solver import Info, Solver
+from calcdl.optim.trials import outcome
 from calcdl.trees import cast_like, dot, norm, widen
 from calcdl.types import Array, Objective, Params, Scalar
 
@@ -102,9 +103,7 @@ def _searched(rule: optax.GradientTransformation, line_search: str) -> Solver:
         update = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), update)
         moved = cast_like(jax.tree.map(jnp.add, wide, update), params)
         change = jax.tree.map(jnp.subtract, moved, params)
-        new_value, new_gradient = (optax.tree.get(search_state, name) for name in ("value", "grad"))
-        falls = jnp.bool_(False) if new_gradient is None else norm(new_gradient) < norm(gradient)
-        status = outcome(value, new_value, dot(direction, gradient), change, falls)
+        status = _status(value, gradient, direction, change, search_state, wide)
         seen = value.astype(jax.eval_shape(objective, params).dtype)
         info = Info(seen, cast_like(gradient, params), change, status)
         return moved, (rule_state, search_state), info
@@ -112,36 +111,15 @@ def _searched(rule: optax.GradientTransformation, line_search: str) -> Solver:
     return Solver(init, step)
 
 
-def outcome(
-    value: Scalar, new_value: Scalar, slope: Scalar, update: Params, gradient_falls: Array | bool = False
-) -> Array:
-    r"""Say whether a search succeeded, and if not, whether rounding or the direction is to blame.
-
-    `STALLED` where nothing is gained and the promised gain \|<g, d>\| is below ε^(3/4) of the value: a value is a sum
-    whose terms were rounded, which costs more digits than its last. A gradient that becomes smaller is a gain too: it
-    is known to more digits than the value.
-
-    Args:
-        value: the objective before the step.
-        new_value: the objective after it.
-        slope: <g, d>, the derivative of the objective along the direction.
-        update: by how much the parameters change in their dtype.
-        gradient_falls: whether the gradient's norm is smaller after the step, where that is known.
-
-    Returns:
-        `RUNNING`, `STALLED` or `LINE_SEARCH_FAILED`.
-
-    Example:
-        >>> int(outcome(jnp.float32(1.0), jnp.float32(0.5), jnp.float32(-1.0), jnp.float32(0.1))) == RUNNING
-        True
-    """
-    eps = jnp.finfo(value.dtype).eps
-    rounding = 8 * eps * jnp.abs(value)
-    stays = jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(update)]))
-    stuck = ~(new_value < value) & ~(jnp.asarray(gradient_falls) & ~stays)
-    failed = stays | ~(new_value <= value + rounding)
-    status = jnp.where(failed, jnp.int32(LINE_SEARCH_FAILED), jnp.int32(RUNNING))
-    return jnp.where(stuck & (jnp.abs(slope) <= eps**0.75 * jnp.abs(value)), jnp.int32(STALLED), status)
+def _status(value: Scalar, gradient: Params, direction: Params, change: Params, search_state: Any, x: Params) -> Array:
+    new_value, new_gradient = (optax.tree.get(search_state, name) for name in ("value", "grad"))
+    # Near a minimum the gradient is known to more digits than the value, so a smaller one is a gain too.
+    falls = False if new_gradient is None else norm(new_gradient) < norm(gradient)
+    changed = jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(change)]))
+    # A value is a sum whose terms were rounded, which costs more digits than its last.
+    noise = jnp.finfo(value.dtype).eps ** 0.75 * jnp.abs(value)
+    goes_on = changed & ((new_value < value) | falls)
+    return outcome(goes_on, dot(direction, gradient), value, noise, moves=direction, x=x)
 
 
 def _zoom() -> optax.GradientTransformationExtraArgs:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from calcdl.optim.solver import LINE_SEARCH_FAILED, RUNNING, STALLED
-from calcdl.trees import array_norm
-from calcdl.types import Array, Scalar
+from calcdl.trees import norm
+from calcdl.types import Array, Params, Scalar
 
 MOST_TRIALS = 100
 ROUNDING = 8  # in units of the value's last place: what is lower by less is not lower for certain
@@ -102,8 +102,8 @@ def outcome(
     value: Scalar,
     noise: Scalar | float = 0.0,
     *,
-    moves: Array,
-    x: Array,
+    moves: Params,
+    x: Params,
     tries_on: Array | bool = True,
 ) -> Array:
     """Say whether a solver can go on, and if not, whether rounding or the direction is to blame.
@@ -120,7 +120,7 @@ def outcome(
     Returns:
         `RUNNING`, `STALLED` or `LINE_SEARCH_FAILED`.
     """
-    tiny = array_norm(moves) <= ROUNDING * jnp.finfo(x.dtype).eps * array_norm(x)
+    tiny = norm(moves) <= ROUNDING * jnp.finfo(value.dtype).eps * norm(x)
     lost = tiny | (jnp.abs(promise) <= jnp.maximum(_rounding(value), ROUNDING * noise))
     ended = jnp.where(lost, jnp.int32(STALLED), jnp.int32(LINE_SEARCH_FAILED))
     return jnp.where(goes_on & (tries_on | ~lost), jnp.int32(RUNNING), ended)
