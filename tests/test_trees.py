@@ -34,16 +34,23 @@ def test_dot_and_norm_are_those_of_the_long_vector(tree, dtype):
     left = jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
     right = jax.tree.map(lambda leaf: leaf - 5, left)
     flat_left, flat_right = np.array([4.0, 1.0, 2.0, 3.0]), np.array([-1.0, -4.0, -3.0, -2.0])
-    for function, values in ((trees.dot, (left, right)), (jax.jit(trees.dot), (left, right))):
-        assert function(*values) == pytest.approx(flat_left @ flat_right, rel=1e-6)
-        assert function(*values).dtype == dtype
-    for function in (trees.norm, jax.jit(trees.norm)):
-        assert function(left) == pytest.approx(np.linalg.norm(flat_left), rel=1e-6)
-        assert function(left).dtype == dtype
-    gradient = jax.grad(trees.norm)(left)
+    batch = jax.tree.map(lambda leaf: np.stack([leaf, 3 * leaf]), left)
+    compiled = jax.jit(lambda one, other, many: (trees.dot(one, other), trees.norm(one), jax.vmap(trees.norm)(many)))(
+        left, right, batch
+    )
+    product, length, lengths = compiled
+    assert product == pytest.approx(flat_left @ flat_right, rel=1e-6)
+    assert length == pytest.approx(np.linalg.norm(flat_left), rel=1e-6)
+    np.testing.assert_allclose(lengths, length * np.array([1, 3]), rtol=1e-6)
+    assert {found.dtype for found in compiled} == {np.dtype(dtype)}
+    gradient = jax.jit(jax.grad(trees.norm))(left)
     np.testing.assert_allclose(gradient["b"].left, np.array([1, 2]) / np.linalg.norm(flat_left), rtol=1e-6)
-    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, 3 * leaf]), left)
-    np.testing.assert_allclose(jax.vmap(trees.norm)(batch), trees.norm(left) * np.array([1, 3]), rtol=1e-6)
+
+
+def test_dot_and_norm_need_no_compilation(tree):
+    left = jax.tree.map(lambda leaf: leaf.astype(np.float32), tree)
+    assert trees.dot(left, left) == pytest.approx(30, rel=1e-6)
+    assert trees.norm(left) == pytest.approx(30**0.5, rel=1e-6)
 
 
 def test_empty_trees_and_half_precision():

@@ -8,7 +8,6 @@ from calcdl import study
 from calcdl.data import load
 from calcdl.experiments.linear_regression import (
     DESIGNS,
-    EXPERIMENT,
     METHODS,
     Config,
     check,
@@ -19,7 +18,6 @@ from calcdl.experiments.linear_regression import (
     show,
     steps_to,
 )
-from calcdl.lab.cli import main
 from calcdl.lab.config import ConfigError, build, read
 from calcdl.types import DataError
 
@@ -248,14 +246,3 @@ def test_too_many_monomials_are_refused_before_they_are_made():
 def test_a_set_of_classes_is_refused():
     with pytest.raises(ValueError, match="digits: this data set is a classification"):
         measure(Config(data="digits"))
-
-
-def test_the_command_writes_a_page(table, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    rates = ["--relative_rates", "0.5", "0.99", "1.01", "3.0"]
-    size = ["--steps", "300", "--record_every", "10"]
-    place = ["--data", table(**numbers(40)), "--target", "y", "--runs", str(tmp_path / "runs"), "--quiet"]
-    assert main(EXPERIMENT, [*place, *rates, *size]) == 0
-    (page,) = tmp_path.glob("runs/linear_regression/*/report.html")
-    assert "the largest rate that converges is 2 / largest eigenvalue" in page.read_text()
-    assert main(EXPERIMENT, ["--report", str(page.parent)]) == 0
