@@ -64,6 +64,7 @@ bench:
 	$(call install,bench)
 	$(python) -m benchmarks.check
 	$(python) -m benchmarks.calculus
+	$(python) -m benchmarks.optimisation
 	$(python) -m benchmarks.run $(ARGS)
 
 clean:

@@ -63,7 +63,7 @@ def contestants(name):
     slopes = jax.jit(jax.jacfwd(residuals))
 
     def scipy_lbfgs(x):
-        options = {"maxiter": STEPS, "gtol": TOLERANCE, "ftol": 0.0}
+        options = {"maxiter": STEPS, "gtol": TOLERANCE, "ftol": 1e-15}
         answer = scipy.optimize.minimize(lambda at: [np.asarray(part) for part in both(at)], x, jac=True,
                                          method="L-BFGS-B", options=options)  # fmt: skip
         return float(answer.fun)

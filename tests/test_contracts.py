@@ -62,7 +62,8 @@ class Entry(NamedTuple):
 
 
 def first_order(name):
-    near = {"sign_sgd": 0.05, "fromage": 0.05, "adadelta": 0.01, "optimistic_gradient_descent": 0.05, "adafactor": 0.02}
+    near = {"sign_sgd": 0.1, "fromage": 0.1, "optimistic_gradient_descent": 0.1, "adafactor": 0.05, "lamb": 0.05,
+            "adadelta": 0.03} | dict.fromkeys(("radam", "lion", "lars", "rmsprop", "sgd"), 0.01)  # fmt: skip
     refuses = ((partial(descent, name, -1.0), "learning_rate"), (partial(descent, name, 0.1, b7=1.0), "b7"))
     return Entry(lambda _, rate: descent(name, rate), 5000, 1e-3, near.get(name, 1e-3), refuses)
 

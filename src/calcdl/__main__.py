@@ -7,13 +7,18 @@ from pathlib import Path
 from calcdl.experiments import (
     activations,
     chain_rule,
+    constrained,
+    curve_fitting,
     derivatives,
+    gradient_descent,
     gradient_vanishing,
     hypergradients,
     integrals,
     likelihood,
     limits,
     linear_regression,
+    optimisers,
+    second_order,
 )
 from calcdl.lab import environment, store
 from calcdl.lab.cli import DIRECTORY, DONE, STORAGE, Experiment, complain, guarded, main, say
@@ -30,13 +35,18 @@ USAGE = """usage: python -m calcdl COMMAND
 EXPERIMENTS: dict[str, Experiment] = {
     "activations": activations.EXPERIMENT,
     "chain_rule": chain_rule.EXPERIMENT,
+    "constrained": constrained.EXPERIMENT,
+    "curve_fitting": curve_fitting.EXPERIMENT,
     "derivatives": derivatives.EXPERIMENT,
+    "gradient_descent": gradient_descent.EXPERIMENT,
     "gradient_vanishing": gradient_vanishing.EXPERIMENT,
     "hypergradients": hypergradients.EXPERIMENT,
     "integrals": integrals.EXPERIMENT,
     "likelihood": likelihood.EXPERIMENT,
     "limits": limits.EXPERIMENT,
     "linear_regression": linear_regression.EXPERIMENT,
+    "optimisers": optimisers.EXPERIMENT,
+    "second_order": second_order.EXPERIMENT,
 }
 
 

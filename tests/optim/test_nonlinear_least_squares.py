@@ -93,26 +93,20 @@ def test_certified_fits_from_both_starts(fits, name):
         assert status in (CONVERGED, STALLED)
 
 
-@pytest.mark.parametrize(
-    ("solver", "dtype"),
-    [
-        ("gauss_newton", jnp.float32),
-        ("levenberg_marquardt", jnp.float32),
-        ("dogleg", jnp.float32),
-        ("dogleg", jnp.float64),
-    ],
-)
-def test_trees_keep_structure_and_dtype(solver, dtype):
-    observed = decay({"height": jnp.asarray(2.0, dtype), "rate": jnp.asarray(0.7, dtype)})
-    start = {"height": jnp.asarray(1.0, dtype), "rate": jnp.asarray(0.2, dtype)}
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_trees_keep_structure_and_dtype(solver):
+    observed = decay({"height": jnp.float32(2.0), "rate": jnp.float32(0.7)})
+    start = {"height": jnp.float32(1.0), "rate": jnp.float32(0.2)}
 
     def fit(start):
         return least_squares(lambda p: {"all": decay(p) - observed}, start, SOLVERS[solver], steps=60)
 
     found = jax.jit(fit)(start)
     assert int(found.status) == CONVERGED
-    assert {leaf.dtype for leaf in jax.tree.leaves((found.params, found.value, found.state))} == {jnp.dtype(dtype)}
-    np.testing.assert_allclose(found.params["rate"], 0.7, rtol=1e-6 if dtype == jnp.float64 else 1e-3)
+    assert {leaf.dtype for leaf in jax.tree.leaves((found.params, found.value, found.state))} == {
+        jnp.dtype(jnp.float32)
+    }
+    np.testing.assert_allclose(found.params["rate"], 0.7, rtol=1e-3)
 
 
 def test_lanes_under_vmap_are_those_of_single_runs():
@@ -133,16 +127,15 @@ def test_lanes_under_vmap_are_those_of_single_runs():
 def test_the_units_of_parameters_do_not_matter():
     observed = decay({"height": jnp.float64(2.0), "rate": jnp.float64(0.7)})
 
-    def steps(unit):
+    def run(unit):
         def residuals(p):
             return decay({"height": p[0] / unit, "rate": p[1] * unit}) - observed
 
-        return least_squares(residuals, jnp.stack([unit, 0.2 / unit]), steps=60, tolerance=0.0).params * jnp.stack(
-            [1 / unit, unit]
-        )
+        found = least_squares(residuals, jnp.stack([unit, 0.2 / unit]), steps=12, tolerance=0.0, trace=["value"])
+        return found.trace.value
 
-    found = jax.jit(jax.vmap(steps))(jnp.array([1.0, 2.0**20]))
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+    values = jax.jit(jax.vmap(run))(jnp.array([1.0, 2.0**20]))
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-9, atol=1e-25)
 
 
 def test_dependent_columns_have_the_shortest_solution_and_an_infinite_standard_error():

@@ -23,6 +23,8 @@ def test_a_simple_root_is_found_with_the_order_of_the_method(method):
     np.testing.assert_allclose(found.root, exact, rtol=1e-14)
     assert abs(float(found.order) - ORDERS[method]) < 0.15
     assert found.iterates[-1] == found.root
+    if method == "bisection":
+        np.testing.assert_allclose(found.errors[:40], 2 * 0.5 ** np.arange(1, 41), rtol=1e-3)
     assert abs(found.errors[int(found.steps)]) < 1e-14
     assert found.verdict.startswith("converged")
 

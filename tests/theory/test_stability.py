@@ -225,3 +225,8 @@ def test_a_curvature_that_is_not_positive_is_refused(curvature):
         largest_stable_step(optax.sgd, curvature=curvature)
     with pytest.raises(ValueError, match="curvature"):
         update_matrix(optax.sgd, 0.1, curvature=curvature)
+
+
+def test_a_curvature_with_axes_is_refused():
+    with pytest.raises(ValueError, match=r"curvature: expected a scalar, got shape \(2,\); map"):
+        largest_stable_step(optax.sgd, curvature=jnp.ones(2))

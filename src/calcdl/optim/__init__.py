@@ -22,6 +22,7 @@ from calcdl.optim.augmented_lagrangian import augmented_lagrangian as augmented_
 from calcdl.optim.averaging import Averaged as Averaged
 from calcdl.optim.averaging import averaged as averaged
 from calcdl.optim.constrained import ConstrainedSolution as ConstrainedSolution
+from calcdl.optim.constrained import ConstrainedTrace as ConstrainedTrace
 from calcdl.optim.constrained import minimise_constrained as minimise_constrained
 from calcdl.optim.descent import descent as descent
 from calcdl.optim.hypergradients import Hypergradient as Hypergradient
@@ -52,9 +53,13 @@ from calcdl.optim.optimisers import check_hyperparameters as check_hyperparamete
 from calcdl.optim.projections import PROJECTIONS as PROJECTIONS
 from calcdl.optim.projections import projected as projected
 from calcdl.optim.projections import projection as projection
+from calcdl.optim.proximal import PROXIMALS as PROXIMALS
 from calcdl.optim.proximal import Proximal as Proximal
+from calcdl.optim.proximal import proximal_box as proximal_box
 from calcdl.optim.proximal import proximal_descent as proximal_descent
+from calcdl.optim.proximal import proximal_elastic_net as proximal_elastic_net
 from calcdl.optim.proximal import proximal_l1 as proximal_l1
+from calcdl.optim.proximal import proximal_squared_l2 as proximal_squared_l2
 from calcdl.optim.proximal import soft_threshold as soft_threshold
 from calcdl.optim.quasi_newton import bfgs as bfgs
 from calcdl.optim.roots import Root as Root

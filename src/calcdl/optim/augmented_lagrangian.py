@@ -23,8 +23,10 @@ from calcdl.optim.kkt import (
     Constraint,
     Multipliers,
     System,
+    held,
     is_qualified,
-    natural_residual,
+    lagrangian_gradient,
+    size,
     system,
     violation,
 )
@@ -37,10 +39,11 @@ from calcdl.optim.solver import (
     STALLED,
     UNQUALIFIED,
     Info,
+    Solution,
     Solver,
     minimise,
 )
-from calcdl.trees import cast_like, norm
+from calcdl.trees import cast_like
 from calcdl.types import Array, Objective, Params, Scalar
 
 _GROWTH = 10.0
@@ -53,12 +56,12 @@ class Residual(NamedTuple):
     Attributes:
         stationarity: gradient of the Lagrangian, a vector of the parameters.
         constraints: c for equalities, min(c, multiplier) for inequalities.
-        dependence: 1 where all that is 0 but the gradients of the active constraints are dependent, else 0.
+        dependence: [1] where all that is 0 but the gradients of the active constraints are dependent, else [0].
     """
 
     stationarity: Array
     constraints: Array
-    dependence: Scalar
+    dependence: Array
 
 
 class AugmentedLagrangianState(NamedTuple):
@@ -153,8 +156,11 @@ def augmented_lagrangian(
         pair = Pair(problem.ravel(params), problem.pack(state.multipliers or Multipliers()))
         moved, after, info = solver.step(objective, pair, state._replace(multipliers=None))
         found = cast_like(problem.unravel(moved.x), params)
-        update = cast_like(problem.unravel(info.update.x), params)
-        return found, after._replace(multipliers=problem.unpack(moved.multipliers)), info._replace(update=update)
+        info = info._replace(
+            gradient=Residual(*jnp.split(info.gradient, [len(pair.x), len(info.gradient) - 1])),
+            update=cast_like(problem.unravel(info.update.x), params),
+        )
+        return found, after._replace(multipliers=problem.unpack(moved.multipliers)), info
 
     return Solver(init, step)
 
@@ -172,6 +178,13 @@ def rounds(problem: System, small: Scalar, penalty: Any, inner: Solver | None, i
         one, far = jnp.ones((), dtype), jnp.full((), jnp.inf, dtype)
         return AugmentedLagrangianState(None, first, far, one, jnp.asarray(False), jnp.int32(RUNNING))
 
+    # Compiled, so that it is traced once though the loop around it traces a step twice.
+    @jax.jit
+    def minimise_augmented(x: Array, prices: Array, rho: Scalar, weight: Scalar, enough: Scalar) -> Solution:
+        return minimise(
+            lambda x: _augmented(problem, x, prices, rho, weight), x, method, steps=inner_steps, tolerance=enough
+        )
+
     def step(_: Objective, pair: Pair, state: AugmentedLagrangianState) -> tuple[Pair, Any, Info]:
         x, multipliers = pair
         residual, status = _judge(problem, pair, state, small)
@@ -180,9 +193,7 @@ def rounds(problem: System, small: Scalar, penalty: Any, inner: Solver | None, i
         prices = jnp.where(weight > 0, multipliers, 0)
         rho = jnp.where(weight > 0, jnp.where(state.weight > 0, state.penalty, first), 1)
         enough = jnp.where(weight > 0, small / 10, 0)
-        found = minimise(
-            lambda x: _augmented(problem, x, prices, rho, weight), x, method, steps=inner_steps, tolerance=enough
-        )
+        found = minimise_augmented(x, prices, rho, weight, enough)
         is_lost = (found.status == DIVERGED) | (found.status == NON_FINITE)
         moved = jnp.where(is_lost, x, found.params)
         c = problem.constraints(moved)
@@ -222,23 +233,20 @@ def _missed(problem: System, c: Array, multipliers: Array, rho: Scalar) -> Scala
     return jnp.max(jnp.abs(jnp.where(problem.is_equality, c, jnp.minimum(c, multipliers / rho))), initial=0)
 
 
-def _judge(
-    problem: System, pair: Pair, state: AugmentedLagrangianState, small: Scalar
-) -> tuple[Residual, Int[Array, ""]]:
-    """Residual at the present point, and whether a round from here makes sense."""
-    stationarity, held = natural_residual(problem, pair.x, pair.multipliers)
-    size = norm((stationarity, held))
-    c = problem.constraints(pair.x)
+def _judge(problem: System, pair: Pair, state: AugmentedLagrangianState, small: Scalar) -> tuple[Array, Int[Array, ""]]:
+    """Return the residual at the present point as a vector, and whether a round from here makes sense."""
+    c, slope = problem.constraints(pair.x), lagrangian_gradient(problem, pair.x, pair.multipliers)
+    rest = held(problem, c, pair.multipliers)
     violated = jnp.max(jnp.abs(violation(problem, c)), initial=0) > small
     is_least = state.weight == 0
     depends = ~is_qualified(problem, pair.x, c, pair.multipliers, small)
-    dependent = depends & ((size <= small) | (is_least & ~violated))
+    dependent = depends & ((size(slope, rest) <= small) | (is_least & ~violated))
     stuck = (state.penalty >= jnp.finfo(small.dtype).eps ** -0.5) & state.restored
     status = jnp.where(stuck, jnp.int32(STALLED), jnp.int32(RUNNING))
     status = jnp.where(state.failure == RUNNING, status, state.failure)
     status = jnp.where(dependent, jnp.int32(UNQUALIFIED), status)
     status = jnp.where(is_least & violated, jnp.int32(INFEASIBLE), status)
-    return Residual(stationarity, held, dependent.astype(small.dtype)), status
+    return jnp.concatenate([slope, rest, dependent.astype(small.dtype)[None]]), status
 
 
 def as_tolerance(tolerance: float | Scalar | None, dtype: Any) -> Any:

@@ -23,9 +23,11 @@ from calcdl.optim.kkt import (
     Constraint,
     Multipliers,
     System,
+    held,
     is_qualified,
     kkt,
-    natural_residual,
+    lagrangian_gradient,
+    size,
     system,
 )
 from calcdl.optim.solver import (
@@ -39,7 +41,7 @@ from calcdl.optim.solver import (
     Trace,
     minimise,
 )
-from calcdl.trees import cast_like, norm
+from calcdl.trees import cast_like
 from calcdl.types import Array, Objective, Params, Scalar
 
 TRACES = ("value", "kkt", "multipliers", "params")
@@ -161,42 +163,45 @@ def minimise_constrained(
         how = jnp.stack([run.status, run.steps]).astype(jnp.float32)
         return _polish(problem, run.params, run.status), (how, run.trace)
 
-    def residual(pair: Pair) -> Pair:
-        return Pair(*natural_residual(problem, pair.x, pair.multipliers))
-
-    pair, (how, rows) = jax.lax.custom_root(residual, start, solve, _solve_dense, has_aux=True)
+    pair, (how, rows) = jax.lax.custom_root(_residual(problem), start, solve, _solve_dense, has_aux=True)
     status, rounds_made = how.astype(jnp.int32)
     found = cast_like(problem.unravel(pair.x), params)
+    slope, c = lagrangian_gradient(problem, *pair), problem.constraints(pair.x)
     return ConstrainedSolution(
         found,
         jnp.asarray(objective(found)),
         problem.unpack(pair.multipliers),
-        kkt(problem, pair.x, pair.multipliers),
-        _verdict(problem, pair, status, small),
+        kkt(problem, slope, c, pair.multipliers),
+        _verdict(problem, pair, slope, c, status, small),
         rounds_made,
         _trace(problem, rows, trace),
     )
 
 
+def _residual(problem: System) -> Callable[[Pair], Pair]:
+    def residual(pair: Pair) -> Pair:
+        c = problem.constraints(pair.x)
+        return Pair(lagrangian_gradient(problem, *pair), held(problem, c, pair.multipliers))
+
+    return residual
+
+
 def _polish(problem: System, pair: Pair, status: Int[Array, ""]) -> Pair:
     """Newton's method on the conditions, as long as it lowers the residual."""
 
-    def residual(pair: Pair) -> Pair:
-        return Pair(*natural_residual(problem, pair.x, pair.multipliers))
-
-    def improve(carry: tuple[Pair, Scalar, Array, Array]) -> tuple[Pair, Scalar, Array, Array]:
-        pair, size, _, count = carry
-        value, slope = jax.linearize(residual, pair)
+    def improve(carry: tuple[Pair, Pair, Scalar, Array, Array]) -> tuple[Pair, Pair, Scalar, Array, Array]:
+        pair, best, least, _, count = carry
+        value, slope = jax.linearize(_residual(problem), pair)
+        here = size(*value)
+        better = here < least
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), pair, best)
         moved = jax.tree.map(jnp.subtract, pair, _solve_dense(slope, value))
-        new = norm(residual(moved))
-        better = new < size
-        chosen = jax.tree.map(lambda a, b: jnp.where(better, a, b), moved, pair)
-        return chosen, jnp.where(better, new, size), better, count + 1
+        return moved, best, jnp.where(better, here, least), better, count + 1
 
     goes = (status != INFEASIBLE) & (status != DIVERGED) & (status != NON_FINITE)
-    start = (pair, norm(residual(pair)), goes, jnp.int32(0))
-    done = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < _NEWTON_STEPS), improve, start)
-    return done[0]
+    start = (pair, pair, jnp.full((), jnp.inf, pair.x.dtype), goes, jnp.int32(0))
+    done = jax.lax.while_loop(lambda carry: carry[3] & (carry[4] <= _NEWTON_STEPS), improve, start)
+    return done[1]
 
 
 def _solve_dense(product: Any, right: Pair) -> Pair:
@@ -212,22 +217,29 @@ def _solve_dense(product: Any, right: Pair) -> Pair:
     return Pair(found[:n], found[n:])
 
 
-def _verdict(problem: System, pair: Pair, status: Int[Array, ""], small: Scalar) -> Int[Array, ""]:
+def _verdict(
+    problem: System, pair: Pair, slope: Array, c: Array, status: Int[Array, ""], small: Scalar
+) -> Int[Array, ""]:
     """How it ended, seen from the polished point."""
-    pair = jax.lax.stop_gradient(pair)
-    size = norm(natural_residual(problem, *pair))
-    qualified = is_qualified(problem, pair.x, problem.constraints(pair.x), pair.multipliers, small)
+    pair, slope, c = jax.lax.stop_gradient((pair, slope, c))
+    converged = size(slope, held(problem, c, pair.multipliers)) <= small
+    qualified = is_qualified(problem, pair.x, c, pair.multipliers, small)
     reached = jnp.where(qualified, jnp.int32(CONVERGED), jnp.int32(UNQUALIFIED))
-    return jnp.where((size <= small) & (status != INFEASIBLE), reached, status)
+    return jnp.where(converged & (status != INFEASIBLE), reached, status)
 
 
 def _trace(problem: System, seen: Trace, wanted: Sequence[str]) -> ConstrainedTrace:
     if not wanted:
         return ConstrainedTrace()
     pairs: Any = seen.params
+
+    def measure(pair: Pair) -> KKT:
+        slope, c = lagrangian_gradient(problem, *pair), problem.constraints(pair.x)
+        return kkt(problem, slope, c, pair.multipliers)
+
     rows: dict[str, Callable[[], Any]] = {
         "value": lambda: seen.value,
-        "kkt": lambda: jax.vmap(lambda pair: kkt(problem, *pair))(pairs),
+        "kkt": lambda: jax.vmap(measure)(pairs),
         "multipliers": lambda: jax.vmap(problem.unpack)(pairs.multipliers),
         "params": lambda: jax.vmap(problem.unravel)(pairs.x),
     }

@@ -124,19 +124,16 @@ def kkt_residuals(
         Nocedal and Wright (2006), Numerical Optimization, Theorem 12.1.
     """
     problem = system(objective, params, equality, inequality, lower, upper)
-    return kkt(problem, problem.ravel(params), problem.pack(multipliers))
+    x, prices = problem.ravel(params), problem.pack(multipliers)
+    return kkt(problem, lagrangian_gradient(problem, x, prices), problem.constraints(x), prices)
 
 
-def kkt(problem: System, x: Array, multipliers: Array) -> KKT:
-    """Residuals of a problem on vectors."""
-    c = problem.constraints(x)
+def kkt(problem: System, slope: Array, c: Array, multipliers: Array) -> KKT:
+    """Residuals of a problem on vectors, of the gradient of its Lagrangian and the values of its constraints."""
     on = ~problem.is_equality
     prices, slacks = multipliers[on], c[on]
     return KKT(
-        _largest(lagrangian_gradient(problem, x, multipliers)),
-        _largest(violation(problem, c)),
-        _largest(prices * slacks),
-        _largest(jnp.minimum(prices, 0)),
+        _largest(slope), _largest(violation(problem, c)), _largest(prices * slacks), _largest(jnp.minimum(prices, 0))
     )
 
 
@@ -157,11 +154,14 @@ def is_active(problem: System, c: Array, multipliers: Array) -> Bool[Array, " co
     return jax.lax.stop_gradient(felt)
 
 
-def natural_residual(problem: System, x: Array, multipliers: Array) -> tuple[Array, Array]:
-    """Gradient of the Lagrangian, and c_E with min(c_I, multipliers): both are 0 at a solution and nowhere else."""
-    c = problem.constraints(x)
-    held = jnp.where(is_active(problem, c, multipliers), c, multipliers)
-    return lagrangian_gradient(problem, x, multipliers), held
+def held(problem: System, c: Array, multipliers: Array) -> Array:
+    """Equalities, and the smaller of inequalities and multipliers: with the gradient, what is 0 at solutions only."""
+    return jnp.where(is_active(problem, c, multipliers), c, multipliers)
+
+
+def size(*vectors: Array) -> Scalar:
+    """Norm of vectors that are near 0 or not, for decisions only."""
+    return jnp.sqrt(jnp.sum(jnp.concatenate(vectors) ** 2))
 
 
 def is_qualified(problem: System, x: Array, c: Array, multipliers: Array, small: Scalar) -> Bool[Array, ""]:

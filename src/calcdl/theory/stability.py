@@ -200,6 +200,8 @@ def preconditioned_limit(b1: Number) -> Scalar:
 
 
 def _positive(curvature: Number) -> Array:
+    if np.ndim(curvature):
+        raise ValueError(f"curvature: expected a scalar, got shape {np.shape(curvature)}; map over it by jax.vmap")
     if not isinstance(curvature, jax.core.Tracer) and not (np.isfinite(curvature) and curvature > 0):
         raise ValueError(f"curvature: expected a finite number above 0, got {curvature}")
     return jnp.asarray(curvature, jnp.promote_types(jnp.result_type(curvature, 1.0), jnp.float32))
