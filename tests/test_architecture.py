@@ -54,6 +54,7 @@ EXEMPT = {
 # Makers of functions and constants: with records and types, all that may be called on import of a toolkit module.
 PURE_CALLS = {
     *("frozenset", "tuple", "dict", "range", "zip", "float", "partial", "functools.partial", "namedtuple", "dataclass"),
+    "re.compile",
     *("math.sqrt", "math.log", "math.exp", "math.erf", "math.ldexp"),
     *("jax.jit", "jax.vmap", "jax.grad", "jax.custom_jvp", "jax.custom_vjp", "_with_derivative"),
 }

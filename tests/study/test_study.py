@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -341,3 +342,34 @@ def test_x64_changes_no_float32_draw():
     ]
     assert outputs[0].startswith("float32")
     assert outputs[0] == outputs[1]
+
+
+def factorised(key, x, kind="qr"):
+    matrix = jax.random.normal(key, (4, 3), jnp.float32) + x
+    return {"y": jnp.sum(matrix) if kind == "sum" else jnp.linalg.qr(matrix)[1][0, 0]}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kinds", "alone"), [("vmap", ["sum"], 0), ("vmap", ["sum", "qr"], 4), ("auto", ["qr"], 0)]
+)
+def test_programs_that_factorise_batches_run_one_at_a_time(monkeypatch, strategy, kinds, alone):
+    # Two at once would wait for each other's threads for ever.
+    entered = []
+
+    class Lock:
+        def __enter__(self):
+            entered.append(self)
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr("calcdl.study.compiled.ONE_AT_A_TIME", Lock())
+    axes = [axis("kind", kinds), axis("x", [0.0, 1.0]), axis("seed", range(4))]
+    results = run(factorised, axes, strategy=strategy, width=2, workers=2)
+    assert len(entered) == alone
+    assert (results.status == 0).all()
+
+
+def test_lanes_that_factorise_follow_one_another():
+    assert plan(factorised, [axis("x", [0.0, 1.0])]).programs[0].execution.strategy == "map"
+    assert plan(partial(factorised, kind="sum"), [axis("x", [0.0, 1.0])]).programs[0].execution.strategy == "vmap"

@@ -160,8 +160,7 @@ def measure(config: Config, run: Any = study.run) -> "xarray.Dataset":
     import xarray
 
     x, y, *names = observed(config)
-    # Lane after lane: on CPUs, wide batches of LAPACK calls in several threads may wait for each other for ever.
-    run = partial(run, dtype=config.precision, dimensions=DIMENSIONS, strategy="map")
+    run = partial(run, dtype=config.precision, dimensions=DIMENSIONS)
     start, parameter = np.asarray(config.model.start, float), {"parameter": list(config.model.parameters)}
     axes = [study.axis("solver", SOLVERS), study.axis("factor", config.model.factors)]
     fixed: Any = {"curve": curve_of(config), "steps": config.model.steps}

@@ -104,8 +104,7 @@ class Config(ExperimentConfig):
 def measure(config: Config, run: Any = study.run) -> "xarray.Dataset":
     """Run every method from every start, time them, and follow Newton's method from a grid."""
     race, basins, roots = config.race, config.basins, config.roots
-    # Lane after lane: side by side all would go on to the end of the slowest, in every step and its line search.
-    run = partial(run, dtype=config.precision, dimensions=DIMENSIONS, strategy="map")
+    run = partial(run, dtype=config.precision, dimensions=DIMENSIONS)
     fixed: Any = race.model_dump(include={"residuals", "steps", "start", "spread", "learning_rate"})
     axes = [study.axis("solver", race.solvers), study.axis("seed", race.seeds)]
     raced = run(partial(descend, **fixed), axes, name="race").assign_coords(step=np.arange(race.steps + 1))

@@ -5,6 +5,8 @@ compiles nothing.
 """
 
 import math
+import re
+import threading
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -18,6 +20,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from calcdl.study.execution import CPU_COMPILER_OPTIONS, SMALL_PRODUCT, Cost, Execution
 
 REMEMBERED = 64
+FACTORISATIONS = frozenset(
+    ("cholesky", "eig", "eigh", "geqp3", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur", "svd",
+     "triangular_solve")
+)  # fmt: skip
+# What a CPU divides among its threads: a call of LAPACK or BLAS whose result is a batch of matrices.
+BATCHED_CALL = re.compile(r'= \(?\w+\[\d+(?:,\d+){2,}\][^\n]*custom_call_target="(?:lapack|blas)_')
+ONE_AT_A_TIME = threading.Lock()
 Outputs = Mapping[str, Any]
 Lane = Callable[[Any, Mapping[str, Any], Mapping[str, Any]], Outputs]
 Executable = Callable[[range, tuple[int, int], Any, Any, Any], Sequence[Outputs]]
@@ -113,7 +122,7 @@ def measure(recipe: Recipe) -> Cost:
 def _measure(recipe: Recipe) -> Cost:
     jaxpr = jax.make_jaxpr(partial(_table, _lane(recipe, 0)))(*_arguments(recipe))
     lanes = 4 if recipe.settings else 2
-    operations, widest, batched = 0.0, 0, False
+    operations, widest, batched, factorises = 0.0, 0, False, False
     for equation, repeats in _equations(jaxpr.jaxpr, 1):
         widest = max(widest, sum(_bytes(variable.aval) for variable in equation.outvars))
         if equation.primitive.name == "dot_general":
@@ -121,7 +130,8 @@ def _measure(recipe: Recipe) -> Cost:
             operations += size * repeats
             batched |= is_batched and size >= lanes * SMALL_PRODUCT
         batched |= equation.primitive.name == "conv_general_dilated"
-    return Cost(operations / lanes, max(1, widest // lanes), batched)
+        factorises |= equation.primitive.name in FACTORISATIONS
+    return Cost(operations / lanes, max(1, widest // lanes), batched, factorises)
 
 
 def _equations(jaxpr: Any, repeats: int) -> Iterator[tuple[Any, int]]:
@@ -180,7 +190,7 @@ def _compile_wide(lanes: Sequence[Lane], recipe: Recipe, execution: Execution, o
 
     placement = _placement(execution)
     jitted = jax.jit(all_branches, in_shardings=placement) if placement else jax.jit(all_branches)
-    executable = jitted.lower(*_arguments(recipe)).compile(compiler_options=options)
+    executable = _guarded(jitted.lower(*_arguments(recipe)).compile(compiler_options=options))
     return lambda branches, counts, *arguments: executable(*arguments)
 
 
@@ -195,7 +205,7 @@ def _compile_following(lanes: Sequence[Lane], recipe: Recipe, options: Any) -> E
     for members in alike.values():
         switch = partial(_switch, [branches[member] for member in members])
         index = jax.ShapeDtypeStruct((), np.int32)
-        executable = jax.jit(switch).lower(index, *arguments).compile(compiler_options=options)
+        executable = _guarded(jax.jit(switch).lower(index, *arguments).compile(compiler_options=options))
         executables.update({member: (executable, np.int32(at)) for at, member in enumerate(members)})
 
     def run(branches: range, counts: tuple[int, int], *arguments: Any) -> Sequence[Outputs]:
@@ -203,6 +213,18 @@ def _compile_following(lanes: Sequence[Lane], recipe: Recipe, options: Any) -> E
         return [executable(at, np.asarray(counts, np.int32), *arguments)]
 
     return run
+
+
+def _guarded(executable: Any) -> Any:
+    """Let no two programs run at once that both factorise batches: on a CPU each would wait for the other's threads."""
+    if jax.default_backend() != "cpu" or not BATCHED_CALL.search(executable.as_text()):
+        return executable
+
+    def alone(*arguments: Any) -> Any:
+        with ONE_AT_A_TIME:
+            return jax.block_until_ready(executable(*arguments))
+
+    return alone
 
 
 def _switch(branches: Sequence[Any], index: Any, *arguments: Any) -> Any:

@@ -25,11 +25,13 @@ class Cost(NamedTuple):
         operations: floating-point operations in matrix products.
         bytes: the largest array that the lane holds, inputs and outputs included.
         batched_products: whether batching lanes would make batched products of small matrices.
+        factorises: whether it factorises matrices, which a CPU does one after another.
     """
 
     operations: float
     bytes: int
     batched_products: bool
+    factorises: bool = False
 
 
 class Execution(NamedTuple):
@@ -72,9 +74,9 @@ def choose(
     """Choose how lanes run.
 
     On a CPU, ``vmap`` in batches that fit the second-level cache and give every core one, except that lanes follow one
-    another (``map``) where batching would turn matrix products into batched products of small matrices. Elsewhere one
-    ``vmap`` as wide as memory allows, shared by all local devices. Under ``vmap`` sides of a batch are powers of two,
-    so that a few more values on an axis rarely change the width.
+    another (``map``) where matrices are factorised, or where batching would turn matrix products into batched products
+    of small matrices. Elsewhere one ``vmap`` as wide as memory allows, shared by all local devices. Under ``vmap``
+    sides of a batch are powers of two, so that a few more values on an axis rarely change the width.
 
     Args:
         cost: size of one lane.
@@ -105,7 +107,7 @@ def choose(
     cores = (os.cpu_count() or 1) if on_cpu else 1
     workers = workers or cores
     lanes = seeds * settings
-    if strategy == "map" or (strategy == "auto" and on_cpu and cost.batched_products):
+    if strategy == "map" or (strategy == "auto" and on_cpu and (cost.batched_products or cost.factorises)):
         width = width or max(1, min(WIDEST_MAP, math.ceil(lanes * branches / (BATCHES_A_CORE * cores))))
         settings_side = min(settings, max(1, width // seeds))
         return Execution("map", min(seeds, max(1, width // settings_side)), settings_side, workers, 1)
