@@ -148,3 +148,41 @@ def test_damping_shortens_the_step_and_may_be_mapped_over():
         return solver.step(lambda x: x**2, x, solver.init(x))[0]
 
     np.testing.assert_allclose(jax.jit(jax.vmap(first))(jnp.array([0.0, 2.0])), [0.0, 1.5], atol=1e-15)
+
+
+def test_classics_end_at_a_known_minimum(truths):
+    told = truths("classics.json")
+    records = {record["name"]: record for record in told["functions"]}
+    others = {one["name"]: [at for at in one["points"] if at["kind"] == "minimum"] for one in told["critical_points"]}
+    names = [name for name, record in records.items() if record["global_minima"] and name != "rastrigin_5"]
+
+    def objective(x, index):
+        # One program for all: what a function does not use is drawn to 0.
+        return jax.lax.switch(index, [
+            lambda x, f=CLASSICS[name], n=records[name]["n"]: f(x[:n]) + jnp.sum(x[n:] ** 2) for name in names
+        ], x)  # fmt: skip
+
+    starts = jnp.stack(
+        [jnp.pad(jnp.asarray(records[name]["x0"], float), (0, 4 - records[name]["n"])) for name in names]
+    )
+    found = jax.jit(jax.vmap(lambda x, index: minimise(lambda x: objective(x, index), x, bfgs(), steps=300)))(
+        starts, jnp.arange(len(names))
+    )
+    for lane, name in enumerate(names):
+        record, x = records[name], np.asarray(found.params[lane])[: records[name]["n"]]
+        known = [{"x": place, "f": record["f_star"]} for place in record["global_minima"]]
+        known += [*record["local_minima"], *others.get(name, [])]
+        reached = min(known, key=lambda one, x=x: np.abs(np.array(one["x"]) - x).max())
+        np.testing.assert_allclose(x, reached["x"], rtol=1e-6, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(found.value[lane], reached["f"], rtol=1e-8, atol=1e-8, err_msg=name)
+
+
+def test_critical_points_have_the_index_on_record(truths):
+    for record in truths("classics.json")["critical_points"]:
+        points = jnp.asarray([point["x"] for point in record["points"]])
+        f = CLASSICS[record["name"]]
+        slopes, bends = jax.jit(lambda x, f=f: (jax.vmap(jax.grad(f))(x), jax.vmap(jax.hessian(f))(x)))(points)
+        sizes = np.linalg.eigvalsh(bends)
+        np.testing.assert_allclose(slopes, 0, atol=1e-11)
+        np.testing.assert_allclose(sizes, [point["hess_eigs"] for point in record["points"]], rtol=1e-9)
+        assert list((sizes < 0).sum(axis=1)) == [point["index"] for point in record["points"]]
