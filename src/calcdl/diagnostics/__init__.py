@@ -3,7 +3,8 @@
 `signals` runs one forward and one backward pass and keeps what they saw; the other functions reduce that to one number
 a layer: `layer_norms`, `second_moments`, `dead_units`, `saturated_units`. Inside a training loop use the probes
 `gradient_by_layer` and `update_to_weight_ratio`, which read the solver's own record and cost no further pass. `health`
-turns signals into a factor a layer with its confidence interval, and into words.
+turns signals into a factor a layer with its confidence interval, and into words. For any other function mark what is to
+be seen with `tap` and let `capture` show it, with the gradient that flows back through it.
 """
 
 from calcdl.diagnostics import health as health
@@ -15,3 +16,7 @@ from calcdl.diagnostics.probes import saturated_units as saturated_units
 from calcdl.diagnostics.probes import second_moments as second_moments
 from calcdl.diagnostics.probes import signals as signals
 from calcdl.diagnostics.probes import update_to_weight_ratio as update_to_weight_ratio
+from calcdl.diagnostics.taps import Captured as Captured
+from calcdl.diagnostics.taps import Tap as Tap
+from calcdl.diagnostics.taps import capture as capture
+from calcdl.diagnostics.taps import tap as tap
