@@ -8,6 +8,7 @@ The draws have the dtype asked for, whatever the global default is. `jax.random.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from calcdl.types import Array, Key
@@ -21,7 +22,7 @@ def line(
     slope: Number = 2.0,
     intercept: Number = 1.0,
     noise: Number = 0.0,
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "rows 1"], Float[Array, " rows"]]:
     r"""Draw points on a line, with normal inputs and normal noise.
 
@@ -55,7 +56,7 @@ def sines(
     rows: int,
     frequencies: tuple[Number, ...] = (1.0,),
     noise: Number = 0.0,
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "rows 1"], Float[Array, " rows"]]:
     r"""Draw points on a sum of sines, with uniform inputs on [-1, 1).
 
@@ -95,7 +96,7 @@ def spirals(
     classes: int = 2,
     turns: Number = 1.0,
     noise: Number = 0.0,
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "rows 2"], Int[Array, " rows"]]:
     r"""Draw points on interleaved spirals, one a class, in the unit disc.
 
@@ -140,7 +141,7 @@ def teacher_student(
     features: int = 10,
     hidden: int = 4,
     noise: Number = 0.0,
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "rows features"], Float[Array, " rows"]]:
     r"""Draw normal inputs, and as targets the answers of a random network with one hidden layer of tanh.
 
@@ -178,9 +179,9 @@ def teacher_student(
     return x, answers + _noise(noise_key, rows, noise, dtype)
 
 
-def _cast(value: Number, dtype: jnp.dtype | type) -> Array:
+def _cast(value: Number, dtype: DTypeLike) -> Array:
     return jnp.asarray(value, dtype)
 
 
-def _noise(key: Key, rows: int, scale: Number, dtype: jnp.dtype | type) -> Array:
+def _noise(key: Key, rows: int, scale: Number, dtype: DTypeLike) -> Array:
     return _cast(scale, dtype) * jax.random.normal(key, (rows,), dtype)

@@ -264,7 +264,7 @@ def _order_verdict(config: Config, curves: "xarray.Dataset") -> Verdict:
         told.append(f"{scheme} {slope:.4f} for {order}")
     claim = "the error shrinks with the order of the scheme: largest relative deviation of a slope"
     evidence = f"slopes from {ASYMPTOTIC:g} times the best step to {largest:g} in float64: {', '.join(told)}"
-    return Verdict(claim, max(off) <= SLOPE_TOLERANCE, max(off), SLOPE_TOLERANCE, evidence)
+    return Verdict(claim, bool(max(off) <= SLOPE_TOLERANCE), float(max(off)), SLOPE_TOLERANCE, evidence)
 
 
 def show(config: Config, results: "xarray.Dataset") -> dict[str, "Figure"]:
