@@ -6,7 +6,6 @@ medians of 5. Peers that loop are timed on part of the batch and multiplied up, 
 not in the times, but printed. A single call is a compiled call of calcdl, one number in and one out, waited for.
 """
 
-import statistics
 import time
 import warnings
 
@@ -14,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.clock import TURNS, median
 from calcdl import calculus
 from calcdl.calculus.gradient_check import compare_gradient
 
-BATCH, PART, TURNS = 10_000, 200, 5
+BATCH, PART = 10_000, 200
 PARAMETERS = np.linspace(0.5, 2.0, BATCH)
 
 
@@ -35,16 +35,6 @@ def waved(x, p, lib):
 
 def bowl(x, p, lib):
     return p * lib.sum(lib.tanh(x) ** 2)
-
-
-def median(call):
-    call()
-    times = []
-    for _ in range(TURNS):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
 
 
 def ours(function):

@@ -8,7 +8,6 @@ printed. All end at a gradient of 1e-6 or where they stall; "solved" is the shar
 of the best value that anybody found from the same start.
 """
 
-import statistics
 import time
 import warnings
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from tests.problems import RESIDUALS
 
+from benchmarks.clock import TURNS, median
 from calcdl import optim
 
 STARTS = {
@@ -27,17 +27,7 @@ STARTS = {
     "broyden_tridiagonal_10": [-1.0] * 10,
     "chebyquad_8": [place / 9 for place in range(1, 9)],
 }
-BATCH, PART, TURNS, STEPS, TOLERANCE = 1_000, 20, 5, 500, 1e-6
-
-
-def median(call):
-    call()
-    times = []
-    for _ in range(TURNS):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+BATCH, PART, STEPS, TOLERANCE = 1_000, 20, 500, 1e-6
 
 
 def spread(start):

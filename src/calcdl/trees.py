@@ -221,6 +221,24 @@ def widen(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.asarray(leaf).dtype, jnp.float32)), tree)
 
 
+def widest(tree: Any) -> Any:
+    """Dtype of the widest leaf, at least float32: the one in which steps are computed.
+
+    `tree  ->  dtype`
+
+    Args:
+        tree: pytree of floating-point arrays.
+
+    Returns:
+        The dtype; float32 for an empty tree.
+
+    Example:
+        >>> widest({"weight": jnp.bfloat16(1.5)})
+        dtype('float32')
+    """
+    return jnp.result_type(jnp.float32, *(jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(tree)))
+
+
 def cast_like(tree: Any, like: Any) -> Any:
     """Leaves rounded to the dtypes of those of another tree.
 

@@ -18,7 +18,7 @@ from calcdl.optim.hyperparameters import Number, choose
 from calcdl.optim.optimisers import OPTIMISERS, Optimiser, check_hyperparameters
 from calcdl.optim.schedules import Schedule
 from calcdl.optim.solver import RUNNING, Info, Solver
-from calcdl.trees import widen
+from calcdl.trees import widen, widest
 from calcdl.types import Array, Objective, Params
 
 
@@ -75,19 +75,19 @@ def descent(
         raise ValueError(f"schedule: {optimiser} sets its own rate; leave the schedule out")
 
     def transformation(params: Params) -> optax.GradientTransformationExtraArgs:
-        scalars = {name: _scalar(optimiser, name, value, _dtype(params)) for name, value in values.items()}
-        return _chain(rule, scalars, schedule, _dtype(params))
+        scalars = {name: _scalar(optimiser, name, value, widest(params)) for name, value in values.items()}
+        return _chain(rule, scalars, schedule, widest(params))
 
     def init(params: Params) -> Any:
         wide = widen(params)
         state = transformation(params).init(wide)
-        return jax.tree.map(lambda leaf: _narrow(jnp.asarray(leaf), _dtype(params)), state)
+        return jax.tree.map(lambda leaf: _narrow(jnp.asarray(leaf), widest(params)), state)
 
     def step(objective: Objective, params: Params, state: Any) -> tuple[Params, Any, Info]:
         value, gradient = jax.value_and_grad(objective)(params)
         wide, slope = widen(params), widen(gradient)
         updates, new = transformation(params).update(
-            slope, state, wide, value=value.astype(_dtype(params)), grad=slope, value_fn=objective
+            slope, state, wide, value=value.astype(widest(params)), grad=slope, value_fn=objective
         )
         moved = jax.tree.map(lambda p, w, u: (w + u).astype(p.dtype), params, wide, updates)
         updates = jax.tree.map(lambda p, u: u.astype(p.dtype), params, updates)
@@ -130,10 +130,6 @@ def _clip_norm(largest: Number) -> optax.GradientTransformation:
         return jax.tree.map(lambda leaf: leaf * factor, updates), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
-
-
-def _dtype(params: Params) -> Any:
-    return jnp.result_type(jnp.float32, *jax.tree.leaves(params))
 
 
 def _narrow(leaf: Array, dtype: Any) -> Array:

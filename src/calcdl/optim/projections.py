@@ -18,7 +18,7 @@ import optax
 from calcdl.optim.hyperparameters import Hyperparameter, Number, check_names, check_value, choose
 from calcdl.optim.solver import Info, Solver
 from calcdl.optim.vectors import flatten
-from calcdl.trees import cast_like, widen
+from calcdl.trees import cast_like, widen, widest
 from calcdl.types import Array, Objective, Params
 
 Map = Callable[[Params], Params]
@@ -141,14 +141,10 @@ def descended(at: Params, gradient: Params, rate: Number) -> Params:
     return jax.tree.map(lambda p, g: p - jnp.asarray(rate, p.dtype) * g.astype(p.dtype), at, gradient)
 
 
-def _dtype(params: Params) -> Any:
-    return jnp.result_type(jnp.float32, *(jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(params)))
-
-
 def _filled(value: Any, params: Params, may_be_tree: bool) -> Any:
     """Return a tree of arrays like the parameters for what may be one, else a scalar of their dtype."""
     if not may_be_tree:
-        return jnp.asarray(value, _dtype(params))
+        return jnp.asarray(value, widest(params))
     if str(jax.tree.structure(value)) == str(jax.tree.structure(params)):
         return jax.tree.map(lambda p, v: jnp.broadcast_to(jnp.asarray(v, p.dtype), p.shape), params, value)
     return jax.tree.map(lambda p: jnp.broadcast_to(jnp.asarray(value, p.dtype), p.shape), params)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from calcdl.optim.hyperparameters import Number, check_value
 from calcdl.optim.projections import descended, projection
 from calcdl.optim.solver import RUNNING, Info, Solver
-from calcdl.trees import cast_like, dot, widen
+from calcdl.trees import cast_like, dot, widen, widest
 from calcdl.types import Array, Objective, Params, Scalar
 
 
@@ -80,10 +80,10 @@ def proximal_descent(learning_rate: Number, proximal: Proximal, *, accelerated: 
     check_value("learning_rate", learning_rate, "(0, inf)")
 
     def init(params: Params) -> Any:
-        return ProximalState(widen(params), jnp.ones((), _dtype(params))) if accelerated else ()
+        return ProximalState(widen(params), jnp.ones((), widest(params))) if accelerated else ()
 
     def step(objective: Objective, params: Params, state: Any) -> tuple[Params, Any, Info]:
-        rate, wide = jnp.asarray(learning_rate, _dtype(params)), widen(params)
+        rate, wide = jnp.asarray(learning_rate, widest(params)), widen(params)
 
         def shrunk(at: Params, gradient: Params) -> Params:
             return proximal.map(rate, descended(at, gradient, rate))
@@ -200,7 +200,7 @@ def proximal_elastic_net(l1: Number, l2: Number) -> Proximal:
 
     def penalty(params: Params) -> Scalar:
         wide = widen(params)
-        dtype = _dtype(params)
+        dtype = widest(params)
         return jnp.asarray(l1, dtype) * dot(wide, jax.tree.map(jnp.sign, wide)) + jnp.asarray(l2, dtype) * dot(
             wide, wide
         )
@@ -237,7 +237,7 @@ def proximal_box(lower: Any, upper: Any) -> Proximal:
         [0.0, 0.25, 1.0]
     """
     project = projection("box", lower=lower, upper=upper)
-    return Proximal(lambda params: jnp.zeros((), _dtype(params)), lambda rate, params: project(params))
+    return Proximal(lambda params: jnp.zeros((), widest(params)), lambda rate, params: project(params))
 
 
 def _plus(factor: Scalar, direction: Params, at: Params) -> Params:
@@ -246,10 +246,6 @@ def _plus(factor: Scalar, direction: Params, at: Params) -> Params:
 
 def _minus(one: Params, other: Params) -> Params:
     return jax.tree.map(jnp.subtract, one, other)
-
-
-def _dtype(params: Params) -> Any:
-    return jnp.result_type(jnp.float32, *(jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(params)))
 
 
 PROXIMALS: dict[str, Callable[..., Proximal]] = {
