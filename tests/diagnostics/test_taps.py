@@ -149,3 +149,32 @@ def test_nested_scans_stack_twice():
 def test_what_no_array_can_hold_is_refused(loss, message):
     with pytest.raises(ValueError, match=message):
         capture(loss)(1.0)
+
+
+def test_only_the_taps_wanted_are_seen():
+    def loss(w):
+        first = tap(2 * w, "first")
+
+        def layer(x, _):
+            return tap(jnp.sin(tap(x, "before")), "after"), None
+
+        return jax.lax.scan(layer, first, length=3)[0] ** 2
+
+    everything, wanted = capture(loss)(0.5), capture(loss, ("after",))(0.5)
+    assert set(everything.taps) == {"first", "before", "after"}
+    assert set(wanted.taps) == {"after"}
+    np.testing.assert_array_equal(wanted.taps["after"].value, everything.taps["after"].value)
+    np.testing.assert_array_equal(wanted.taps["after"].cotangent, everything.taps["after"].cotangent)
+    assert wanted.gradient == everything.gradient
+    with pytest.raises(
+        ValueError, match=r"names: expected taps of the function, got 'nowhere'; there are: after, before"
+    ):
+        capture(loss, ("nowhere",))(0.5)
+
+
+def test_a_tap_that_is_not_wanted_may_stand_in_a_branch():
+    def loss(w):
+        chosen = jax.lax.cond(w > 0, lambda x: tap(x, "positive"), lambda x: -x, w)
+        return tap(chosen, "size") ** 2
+
+    assert capture(loss, ("size",))(-3.0).taps["size"].cotangent == 6

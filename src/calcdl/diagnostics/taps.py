@@ -13,7 +13,8 @@ So taps may stand in anything that can be traced: under `jax.jit`, `jax.vmap`, `
 met (`jax.lax.cond`, `jax.lax.while_loop`) there is no array that could hold it; such taps are refused by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +79,7 @@ def tap(x: Any, name: str) -> Any:
     return map_with_names(lambda leaf, value: checkpoint_name(value, f"{_MARK}{name}{leaf and '.'}{leaf}"), x)
 
 
-def capture(function: Callable[..., Scalar]) -> Callable[..., Captured]:
+def capture(function: Callable[..., Scalar], names: Collection[str] | None = None) -> Callable[..., Captured]:
     r"""Make a function that also returns what flows through its taps, forwards and backwards.
 
     $$ x_t, \quad \frac{\partial f}{\partial x_t} $$
@@ -88,13 +89,14 @@ def capture(function: Callable[..., Scalar]) -> Callable[..., Captured]:
 
     Args:
         function: f, a scalar function of a pytree of floating-point arrays and further arguments.
+        names: of the taps to be seen; None for all. What the others mark costs nothing.
 
     Returns:
         ``(params, *arguments) -> Captured``.
 
     Raises:
-        ValueError: a name that is used for more than one tap, a tap in a branch or in a while loop. By the function
-            that is returned, when it is traced.
+        ValueError: a name that is used for more than one tap or for none, a tap in a branch or in a while loop. By the
+            function that is returned, when it is traced.
 
     Example:
         >>> loss = lambda w, x: tap(w * x, "product") ** 2
@@ -109,12 +111,17 @@ def capture(function: Callable[..., Scalar]) -> Callable[..., Captured]:
                                         return_shape=True)(*flat)  # fmt: skip
         if [leaf.shape for leaf in jax.tree.leaves(shape)] != [()]:
             raise ValueError(f"function: expected it to return one scalar, got {shape}")
-        found = jax.eval_shape(lambda *leaves: _run(program.jaxpr, program.consts, leaves, None)[1], *flat)
+        wanted = None if names is None else frozenset(names)
+        run = partial(_run, program.jaxpr, program.consts, wanted=wanted)
+        found = jax.eval_shape(lambda *leaves: run(leaves, None)[1], *flat)
+        if missing := sorted((wanted or found.keys()) - found.keys()):
+            there = ", ".join(sorted(_all_names(program.jaxpr))) or "none"
+            raise ValueError(f"names: expected taps of the function, got {missing[0]!r}; there are: {there}")
         offsets = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in found.items() if _differentiable(leaf)}
 
         def value_of(params: Params, offsets: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
             leaves = jax.tree.leaves((params, *arguments))
-            (value,), seen = _run(program.jaxpr, program.consts, leaves, offsets)
+            (value,), seen = run(leaves, offsets)
             return value, seen
 
         gradients = jax.value_and_grad(value_of, argnums=(0, 1), has_aux=True)
@@ -128,13 +135,15 @@ def _differentiable(leaf: Any) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
-def _run(jaxpr: Any, consts: Any, arguments: Any, offsets: Mapping[str, Array] | None) -> tuple[list[Any], Any]:
-    """Evaluate a program with an offset added at every tap; return its outputs and the values at the taps."""
+def _run(
+    jaxpr: Any, consts: Any, arguments: Any, offsets: Mapping[str, Array] | None, wanted: Collection[str] | None
+) -> tuple[list[Any], dict[str, Array]]:
+    """Evaluate a program with an offset added at every tap wanted; return its outputs and the values at the taps."""
     known: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
     seen: dict[str, Array] = {}
     for equation in jaxpr.eqns:
         inputs = [atom.val if hasattr(atom, "val") else known[atom] for atom in equation.invars]
-        outputs, inner = _step(equation, inputs, offsets)
+        outputs, inner = _step(equation, inputs, offsets, wanted)
         if twice := sorted({*inner} & {*seen}):
             raise ValueError(f"tap: expected each name once, got {twice[0]!r} twice; name the taps apart")
         seen |= inner
@@ -142,33 +151,40 @@ def _run(jaxpr: Any, consts: Any, arguments: Any, offsets: Mapping[str, Array] |
     return [atom.val if hasattr(atom, "val") else known[atom] for atom in jaxpr.outvars], seen
 
 
-def _step(equation: Any, inputs: list[Any], offsets: Mapping[str, Array] | None) -> tuple[list[Any], dict[str, Array]]:
+def _step(
+    equation: Any, inputs: list[Any], offsets: Mapping[str, Array] | None, wanted: Collection[str] | None
+) -> tuple[list[Any], dict[str, Array]]:
     primitive, params = equation.primitive.name, equation.params
     if primitive == "name" and params["name"].startswith(_MARK):
         name, value = params["name"].removeprefix(_MARK), inputs[0]
+        if wanted is not None and name not in wanted:
+            return [value], {}
         return [value + offsets[name] if offsets and name in offsets else value], {name: value}
-    names = _names(equation)
+    names = [name for name in _names(equation) if wanted is None or name in wanted]
     if not names:
         found = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(params))
         return list(found) if equation.primitive.multiple_results else [found], {}
     if primitive == "scan":
-        return _scan(equation, inputs, {name: offsets[name] for name in names if offsets and name in offsets})
+        own = {name: offsets[name] for name in names if offsets and name in offsets}
+        return _scan(equation, inputs, own, wanted)
     inner = next((part for part in params.values() if _is_program(part)), None)
     if inner is None or primitive not in (*_INLINED, *_REMADE):
         raise ValueError(f"tap {names[0]!r}: expected outside of branches and while loops, got it inside {primitive!r}")
     jaxpr, consts = _parts(inner)
     if primitive in _INLINED:
-        return _run(jaxpr, consts, inputs, offsets)
+        return _run(jaxpr, consts, inputs, offsets, wanted)
     own = {name: offsets[name] for name in names if offsets and name in offsets}
     again = jax.checkpoint(
-        lambda offsets, *arguments: _run(jaxpr, consts, arguments, offsets),
+        lambda offsets, *arguments: _run(jaxpr, consts, arguments, offsets, wanted),
         prevent_cse=params["prevent_cse"], policy=params["policy"],
     )  # fmt: skip
     outputs, seen = again(own, *inputs)
     return outputs, seen
 
 
-def _scan(equation: Any, inputs: list[Any], offsets: dict[str, Array]) -> tuple[list[Any], dict[str, Array]]:
+def _scan(
+    equation: Any, inputs: list[Any], offsets: dict[str, Array], wanted: Collection[str] | None
+) -> tuple[list[Any], dict[str, Array]]:
     params, (jaxpr, consts) = equation.params, _parts(equation.params["jaxpr"])
     # What is scanned over has one axis more outside of the body than inside; the carry comes first among the outputs.
     pairs = list(zip(equation.invars, jaxpr.invars, strict=True))
@@ -179,7 +195,7 @@ def _scan(equation: Any, inputs: list[Any], offsets: dict[str, Array]) -> tuple[
 
     def advance(carry: Any, row: tuple[Any, Any]) -> tuple[Any, Any]:
         entries, own = row
-        outputs, seen = _run(jaxpr, consts, [*constants, *carry, *entries], own)
+        outputs, seen = _run(jaxpr, consts, [*constants, *carry, *entries], own, wanted)
         return outputs[:carried], (outputs[carried:], seen)
 
     carry, (stacked, seen) = jax.lax.scan(
@@ -198,11 +214,14 @@ def _is_program(part: Any) -> bool:
 
 def _names(equation: Any) -> list[str]:
     """Return the names of the taps in the programs that an equation carries."""
+    parts = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program)
+    return [name for part in parts if _is_program(part) for name in _all_names(_parts(part)[0])]
+
+
+def _all_names(jaxpr: Any) -> list[str]:
     found = []
-    for part in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
-        if _is_program(part):
-            for inner in _parts(part)[0].eqns:
-                if inner.primitive.name == "name" and inner.params["name"].startswith(_MARK):
-                    found.append(inner.params["name"].removeprefix(_MARK))
-                found += _names(inner)
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "name" and equation.params["name"].startswith(_MARK):
+            found.append(equation.params["name"].removeprefix(_MARK))
+        found += _names(equation)
     return found
