@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calcdl.diagnostics import capture, tap
+from calcdl.diagnostics import capture, observe, tap
 
 DEPTH, WIDTH = 4, 3
 WEIGHTS = np.random.default_rng(0).normal(size=(DEPTH, WIDTH, WIDTH))
@@ -178,3 +178,15 @@ def test_a_tap_that_is_not_wanted_may_stand_in_a_branch():
         return tap(chosen, "size") ** 2
 
     assert capture(loss, ("size",))(-3.0).taps["size"].cotangent == 6
+
+
+def test_observe_sees_the_values_alone():
+    weights, rows = jnp.asarray(WEIGHTS), jnp.asarray(ROWS)
+    value, seen = jax.jit(observe(lambda weights, rows: {"loss": deep(weights, rows)}))(weights, rows)
+    captured = capture(deep)(weights, rows)
+    np.testing.assert_allclose(value["loss"], captured.value, rtol=1e-14)
+    assert set(seen) == set(captured.taps)
+    for name, tapped in captured.taps.items():
+        np.testing.assert_allclose(seen[name], tapped.value, rtol=1e-14)
+    assert set(observe(deep, ["end"])(weights, rows)[1]) == {"end"}
+    assert "cos" not in str(jax.make_jaxpr(observe(lambda x: jnp.sin(tap(x, "x"))))(1.0))

@@ -19,4 +19,5 @@ from calcdl.diagnostics.probes import update_to_weight_ratio as update_to_weight
 from calcdl.diagnostics.taps import Captured as Captured
 from calcdl.diagnostics.taps import Tap as Tap
 from calcdl.diagnostics.taps import capture as capture
+from calcdl.diagnostics.taps import observe as observe
 from calcdl.diagnostics.taps import tap as tap

@@ -2,6 +2,7 @@ r"""Taps: look at any intermediate value of a pure function, and at the gradient
 
     y = tap(x, "name")        inside a function: the identity
     capture(loss)(params)     the loss, its gradient, and for every tap x the pair  x,  ∂loss/∂x
+    observe(model)(x)         what the model returns, and every tap x
 
 A tap leaves a mark in the traced program and nothing else: no callback, no global. `capture` reads the program, adds
 0 to every marked value, and differentiates by what it added:
@@ -14,7 +15,6 @@ met (`jax.lax.cond`, `jax.lax.while_loop`) there is no array that could hold it;
 """
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -106,22 +106,14 @@ def capture(function: Callable[..., Scalar], names: Collection[str] | None = Non
     """
 
     def captured(params: Params, *arguments: Any) -> Captured:
-        flat, structure = jax.tree.flatten((params, *arguments))
-        program, shape = jax.make_jaxpr(lambda *leaves: function(*jax.tree.unflatten(structure, leaves)),
-                                        return_shape=True)(*flat)  # fmt: skip
+        run, shape = _read(function, names, (params, *arguments))
         if [leaf.shape for leaf in jax.tree.leaves(shape)] != [()]:
             raise ValueError(f"function: expected it to return one scalar, got {shape}")
-        wanted = None if names is None else frozenset(names)
-        run = partial(_run, program.jaxpr, program.consts, wanted=wanted)
-        found = jax.eval_shape(lambda *leaves: run(leaves, None)[1], *flat)
-        if missing := sorted((wanted or found.keys()) - found.keys()):
-            there = ", ".join(sorted(_all_names(program.jaxpr))) or "none"
-            raise ValueError(f"names: expected taps of the function, got {missing[0]!r}; there are: {there}")
+        found = jax.eval_shape(lambda *arguments: run(arguments, None)[1], params, *arguments)
         offsets = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in found.items() if _differentiable(leaf)}
 
         def value_of(params: Params, offsets: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
-            leaves = jax.tree.leaves((params, *arguments))
-            (value,), seen = run(leaves, offsets)
+            (value,), seen = run((params, *arguments), offsets)
             return value, seen
 
         gradients = jax.value_and_grad(value_of, argnums=(0, 1), has_aux=True)
@@ -131,12 +123,63 @@ def capture(function: Callable[..., Scalar], names: Collection[str] | None = Non
     return captured
 
 
+def observe(
+    function: Callable[..., Any], names: Collection[str] | None = None
+) -> Callable[..., tuple[Any, dict[str, Array]]]:
+    """Make a function that also returns what it computes at its taps, without any derivative.
+
+    `x  ->  f(x), {name: value}`
+
+    Args:
+        function: f, of any arguments, with any value.
+        names: of the taps to be seen; None for all.
+
+    Returns:
+        ``(*arguments) -> (value, {name: value at the tap})``.
+
+    Raises:
+        ValueError: as `capture`.
+
+    Example:
+        >>> value, seen = observe(lambda x: tap(2 * x, "double") + 1)(jnp.float32(3.0))
+        >>> float(value), float(seen["double"])
+        (7.0, 6.0)
+    """
+
+    def observed(*arguments: Any) -> tuple[Any, dict[str, Array]]:
+        run, shape = _read(function, names, arguments)
+        outputs, seen = run(arguments, None)
+        return jax.tree.unflatten(jax.tree.structure(shape), outputs), seen
+
+    return observed
+
+
+def _read(
+    function: Callable[..., Any], names: Collection[str] | None, arguments: tuple[Any, ...]
+) -> tuple[Callable[..., tuple[list[Any], dict[str, Array]]], Any]:
+    """Trace a function; return what runs it with offsets at its taps, and the shape of its value."""
+    flat, structure = jax.tree.flatten(arguments)
+    trace = jax.make_jaxpr(lambda *leaves: function(*jax.tree.unflatten(structure, leaves)), return_shape=True)
+    program, shape = trace(*flat)
+    there = sorted(_all_names(program.jaxpr))
+    if missing := sorted(set(names or ()) - set(there)):
+        raise ValueError(
+            f"names: expected taps of the function, got {missing[0]!r}; there are: {', '.join(there) or 'none'}"
+        )
+    wanted = frozenset(there if names is None else names)
+
+    def run(arguments: Any, offsets: Mapping[str, Array] | None) -> tuple[list[Any], dict[str, Array]]:
+        return _run(program.jaxpr, program.consts, jax.tree.leaves(arguments), offsets or {}, wanted)
+
+    return run, shape
+
+
 def _differentiable(leaf: Any) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def _run(
-    jaxpr: Any, consts: Any, arguments: Any, offsets: Mapping[str, Array] | None, wanted: Collection[str] | None
+    jaxpr: Any, consts: Any, arguments: Any, offsets: Mapping[str, Array], wanted: Collection[str]
 ) -> tuple[list[Any], dict[str, Array]]:
     """Evaluate a program with an offset added at every tap wanted; return its outputs and the values at the taps."""
     known: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
@@ -152,28 +195,27 @@ def _run(
 
 
 def _step(
-    equation: Any, inputs: list[Any], offsets: Mapping[str, Array] | None, wanted: Collection[str] | None
+    equation: Any, inputs: list[Any], offsets: Mapping[str, Array], wanted: Collection[str]
 ) -> tuple[list[Any], dict[str, Array]]:
     primitive, params = equation.primitive.name, equation.params
     if primitive == "name" and params["name"].startswith(_MARK):
         name, value = params["name"].removeprefix(_MARK), inputs[0]
-        if wanted is not None and name not in wanted:
+        if name not in wanted:
             return [value], {}
-        return [value + offsets[name] if offsets and name in offsets else value], {name: value}
-    names = [name for name in _names(equation) if wanted is None or name in wanted]
+        return [value + offsets[name] if name in offsets else value], {name: value}
+    names = [name for name in _names(equation) if name in wanted]
     if not names:
         found = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(params))
         return list(found) if equation.primitive.multiple_results else [found], {}
     if primitive == "scan":
-        own = {name: offsets[name] for name in names if offsets and name in offsets}
-        return _scan(equation, inputs, own, wanted)
+        return _scan(equation, inputs, {name: offsets[name] for name in names if name in offsets}, wanted)
     inner = next((part for part in params.values() if _is_program(part)), None)
     if inner is None or primitive not in (*_INLINED, *_REMADE):
         raise ValueError(f"tap {names[0]!r}: expected outside of branches and while loops, got it inside {primitive!r}")
     jaxpr, consts = _parts(inner)
     if primitive in _INLINED:
         return _run(jaxpr, consts, inputs, offsets, wanted)
-    own = {name: offsets[name] for name in names if offsets and name in offsets}
+    own = {name: offsets[name] for name in names if name in offsets}
     again = jax.checkpoint(
         lambda offsets, *arguments: _run(jaxpr, consts, arguments, offsets, wanted),
         prevent_cse=params["prevent_cse"], policy=params["policy"],
@@ -183,7 +225,7 @@ def _step(
 
 
 def _scan(
-    equation: Any, inputs: list[Any], offsets: dict[str, Array], wanted: Collection[str] | None
+    equation: Any, inputs: list[Any], offsets: Mapping[str, Array], wanted: Collection[str]
 ) -> tuple[list[Any], dict[str, Array]]:
     params, (jaxpr, consts) = equation.params, _parts(equation.params["jaxpr"])
     # What is scanned over has one axis more outside of the body than inside; the carry comes first among the outputs.
