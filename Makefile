@@ -65,6 +65,7 @@ bench:
 	$(python) -m benchmarks.check
 	$(python) -m benchmarks.calculus
 	$(python) -m benchmarks.optimisation
+	$(python) -m benchmarks.gradients
 	$(python) -m benchmarks.run $(ARGS)
 
 clean:

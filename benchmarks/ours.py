@@ -11,8 +11,8 @@ from calcdl import diagnostics, study
 from calcdl.data import fresh, full_batch, minibatches
 from calcdl.nn.activations import ACTIVATIONS
 from calcdl.nn.initialisers import INITIALISERS
-from calcdl.nn.layers import stack
 from calcdl.nn.losses import softmax_cross_entropy, squared_error
+from calcdl.nn.networks import stack
 from calcdl.optim import descent
 from calcdl.train import Problem, make_run
 from calcdl.trees import array_norm
@@ -46,28 +46,23 @@ def w1(work: Line) -> dict[str, np.ndarray]:
 
 
 def initialisation(key, *, x, labels, depth, activation, initialiser):
-    network = stack(depth, x.shape[1], CLASSES, ACTIVATIONS[activation], INITIALISERS[initialiser])
+    unit, initialise = ACTIVATIONS[activation], INITIALISERS[initialiser]
+    network = stack(depth, x.shape[1], CLASSES, unit, initialise, tap=diagnostics.tap)
 
-    def loss(params, offsets):
-        logits, hidden = network.record(params, x, offsets["hidden"])
-        logits += offsets["readout"]
-        return jnp.mean(softmax_cross_entropy(logits, labels)), (hidden, logits)
+    def loss(params):
+        logits = diagnostics.tap(network.apply(params, x), "logits")
+        return jnp.mean(softmax_cross_entropy(logits, labels))
 
-    offsets = {
-        "hidden": jnp.zeros((depth, *x.shape), jnp.float32),
-        "readout": jnp.zeros((len(x), CLASSES), jnp.float32),
-    }
-    seen = diagnostics.signals(loss, network.init(key, x.shape[1:]), offsets)
-    hidden, logits = seen.preactivations
-    moments = diagnostics.second_moments(ACTIVATIONS[activation].function(hidden))
+    look = diagnostics.capture(loss, ("*.preactivation", "logits"))
+    seen = look(network.init(key, x.shape[1:]))
+    hidden, logits = diagnostics.by_layer(seen.taps, "preactivation"), seen.taps["logits"]
+    moments = diagnostics.second_moments(unit.function(hidden.value))
     return {
         "weight_gradient": jnp.append(
             diagnostics.layer_norms(seen.gradient), array_norm(seen.gradient["readout"]["weight"])
         ),
-        "signal": jnp.append(
-            array_norm(seen.backpropagated["hidden"], (1, 2)), array_norm(seen.backpropagated["readout"])
-        ),
-        "second_moment": jnp.append(moments, jnp.mean(jnp.square(logits))),
+        "signal": jnp.append(diagnostics.signal_norms(hidden.cotangent), array_norm(logits.cotangent)),
+        "second_moment": jnp.append(moments, jnp.mean(jnp.square(logits.value))),
     }
 
 

@@ -188,5 +188,6 @@ def test_observe_sees_the_values_alone():
     assert set(seen) == set(captured.taps)
     for name, tapped in captured.taps.items():
         np.testing.assert_allclose(seen[name], tapped.value, rtol=1e-14)
-    assert set(observe(deep, ["end"])(weights, rows)[1]) == {"end"}
+    assert set(observe(deep, ["e*"])(weights, rows)[1]) == {"end"}
+    assert observe(lambda x: x)(1.0) == (1.0, {})
     assert "cos" not in str(jax.make_jaxpr(observe(lambda x: jnp.sin(tap(x, "x"))))(1.0))

@@ -11,9 +11,9 @@ from calcdl.experiments import gradient_vanishing
 from calcdl.experiments.gradient_vanishing import EXPERIMENT, Config, check, measure, predict, settings, show
 from calcdl.lab.cli import main
 from calcdl.lab.config import ConfigError, read
+from calcdl.nn import stack
 from calcdl.nn.activations import ACTIVATIONS
 from calcdl.nn.initialisers import INITIALISERS
-from calcdl.nn.layers import stack
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +80,10 @@ def test_an_initialiser_without_theory_has_no_prediction():
 
 
 def signals_of(width, reduce, key):
-    network = stack(12, width, 10, ACTIVATIONS["sigmoid"], INITIALISERS["glorot_normal"])
+    network = stack(12, width, 10, ACTIVATIONS["sigmoid"], INITIALISERS["glorot_normal"], tap=diagnostics.tap)
     x = jax.random.normal(jax.random.key(9), (16, 8), jnp.float32)
-
-    def loss(params, offsets):
-        y, seen = network.record(params, x, offsets)
-        return reduce(jnp.square(y)), seen
-
-    seen = diagnostics.signals(loss, network.init(key, (8,)), jnp.zeros((12, 16, width), jnp.float32))
-    return jnp.sqrt(jnp.sum(seen.backpropagated**2, axis=(1, 2)))
+    loss = diagnostics.capture(lambda params: reduce(jnp.square(network.apply(params, x))), gradient_vanishing.SEEN)
+    return diagnostics.signal_norms(diagnostics.by_layer(loss(network.init(key, (8,))).taps, "preactivation").cotangent)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from calcdl.nn.initialisers import INITIALISERS
+from calcdl.nn.layers import convolution
 
 NAMES = list(INITIALISERS)
 SHAPE = (120, 70)
@@ -18,6 +19,7 @@ DRAWN = {
     "he_normal": (2 / 120, 0.0),
     "he_uniform": (2 / 120, -1.2),
     "orthogonal": (1 / 120, 0.0),
+    "delta_orthogonal": (1 / 120, 0.0),
 }
 
 
@@ -67,6 +69,33 @@ def test_fans_are_in_the_order_of_the_shape(key):
     assert float(jnp.var(tall)) == pytest.approx(0.0005, rel=4 * np.sqrt(2 / 16000))
 
 
+@pytest.mark.parametrize(("name", "fans"), [("lecun", 9 * 20), ("glorot", 9 * (20 + 30) / 2), ("he", 9 * 20 / 2)])
+@pytest.mark.parametrize("law", ["normal", "uniform"])
+def test_the_fans_of_a_convolution_count_its_kernel(name, fans, law, key):
+    weights = INITIALISERS[f"{name}_{law}"](key, (3, 3, 20, 30), GAIN)
+    assert weights.shape == (3, 3, 20, 30)
+    assert float(np.var(weights)) == pytest.approx(GAIN**2 / fans, rel=4 * np.sqrt(2 / weights.size))
+
+
+def test_an_orthogonal_convolution_is_a_matrix_from_all_its_inputs(key):
+    tall = np.asarray(INITIALISERS["orthogonal"](key, (3, 2, 2, 4), 2.0, np.float64)).reshape(12, 4)
+    np.testing.assert_allclose(tall.T @ tall, 4 * np.eye(4), atol=1e-14)
+    wide = np.asarray(INITIALISERS["orthogonal"](key, (2, 1, 9), 2.0, np.float64)).reshape(2, 9)
+    np.testing.assert_allclose(wide @ wide.T, 4 * np.eye(2), atol=1e-14)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 2)])
+def test_a_delta_orthogonal_convolution_keeps_the_length_of_every_pixel(kernel, key):
+    layer = convolution(6, INITIALISERS["delta_orthogonal"], 2.0, np.float64, kernel=kernel, padding="circular")
+    params = layer.init(key, (4, 4, 3))
+    assert np.count_nonzero(params["weight"]) == 3 * 6
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 3))
+    y = layer.apply(params, x)
+    np.testing.assert_allclose(np.linalg.norm(y, axis=-1), 2 * np.linalg.norm(x, axis=-1), rtol=1e-13)
+    image = np.asarray(x @ params["weight"][tuple((size - 1) // 2 for size in kernel)])
+    np.testing.assert_allclose(y, image, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7), (1, 1), (1, 4)])
 def test_orthogonal(shape, dtype, key):
@@ -112,6 +141,8 @@ def test_bad_arguments_are_named(name, key):
             initialiser(key, (3,))
         with pytest.raises(ValueError, match=r"shape must be \(fan_in, fan_out\)"):
             initialiser(key, (0, 3))
+        with pytest.raises(ValueError, match=r"shape must be \(fan_in, fan_out\), or \(kernel sizes"):
+            initialiser(key, (3, 0, 2, 3))
     if name != "zeros":
         with pytest.raises(ValueError, match="gain must be finite"):
             initialiser(key, (3, 2), float("nan"))

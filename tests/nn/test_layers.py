@@ -1,87 +1,34 @@
+import itertools
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calcdl.nn.activations import ACTIVATIONS
 from calcdl.nn.initialisers import INITIALISERS
-from calcdl.nn.layers import dense, stack
+from calcdl.nn.layers import PADDINGS, average_pool, convolution, dense, dropout, max_pool
+
+ZEROS = INITIALISERS["zeros"]
 
 
-def make(depth, activation="tanh", dtype=jnp.float64, **options):
-    return stack(depth, 5, 2, ACTIVATIONS[activation], INITIALISERS["he_normal"], dtype=dtype, **options)
+def draw(*shape, dtype=np.float64, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
-def by_hand(params, x, depth, function):
-    layers = [params["first"]] if depth else []
-    for position in range(depth - 1):
-        layers.append(jax.tree.map(lambda leaf: leaf[position], params["hidden"]))  # noqa: B023
-    seen = []
-    for layer in layers:
-        seen.append(x @ layer["weight"] + layer["bias"][None, :])
-        x = function(seen[-1], *([layer["slope"]] if "slope" in layer else []))
-    return x @ params["readout"]["weight"] + params["readout"]["bias"][None, :], seen
-
-
-@pytest.mark.parametrize("depth", [0, 1, 2, 4])
-@pytest.mark.parametrize("activation", ["tanh", "prelu"])
-def test_a_scanned_stack_is_the_loop_over_its_layers(depth, activation, key):
-    network = make(depth, activation)
-    params = network.init(key, (3,))
-    x = jax.random.normal(key, (7, 3), jnp.float64)
-    y, seen = by_hand(params, x, depth, ACTIVATIONS[activation].function)
-    np.testing.assert_allclose(network.apply(params, x), y, rtol=1e-12)
-    offsets = jnp.zeros((depth, 7, 5), jnp.float64)
-    recorded, preactivations = jax.jit(network.record)(params, x, offsets)
-    np.testing.assert_allclose(recorded, y, rtol=1e-12)
-    assert preactivations.shape == (depth, 7, 5)
-    for layer, expected in zip(preactivations, seen, strict=True):
-        np.testing.assert_allclose(layer, expected, rtol=1e-12)
-
-
-def test_the_gradient_by_an_offset_is_the_backpropagated_signal(key):
-    network = make(3)
-    params, x = network.init(key, (3,)), jax.random.normal(key, (7, 3), jnp.float64)
-    zero = jnp.zeros((3, 7, 5), jnp.float64)
-    signal = jax.grad(lambda offsets: jnp.sum(network.record(params, x, offsets)[0] ** 2))(zero)
-    y, seen = by_hand(params, x, 3, jnp.tanh)
-    delta = 2 * y @ params["readout"]["weight"].T * (1 - jnp.tanh(seen[2]) ** 2)
-    np.testing.assert_allclose(signal[2], delta, rtol=1e-11)
-    for layer in (1, 0):
-        delta = delta @ params["hidden"]["weight"][layer].T * (1 - jnp.tanh(seen[layer]) ** 2)
-        np.testing.assert_allclose(signal[layer], delta, rtol=1e-11)
-
-
-def test_the_gain_scales_hidden_weights_alone_and_may_be_traced(key):
-    one = make(3).init(key, (3,))
-    twice = jax.jit(lambda gain: make(3, gain=gain).init(key, (3,)))(2.0)
-    np.testing.assert_allclose(twice["hidden"]["weight"], 2 * one["hidden"]["weight"])
-    np.testing.assert_allclose(twice["first"]["weight"], 2 * one["first"]["weight"])
-    np.testing.assert_allclose(twice["readout"]["weight"], one["readout"]["weight"])
-
-
-def test_layers_differ_and_keep_dtype(key):
-    params = make(3, dtype=jnp.float32).init(key, (3,))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    assert not np.allclose(params["hidden"]["weight"][0], params["hidden"]["weight"][1])
-
-
-def test_the_program_does_not_grow_with_depth(key):
-    def size(depth):
-        network = make(depth)
-        params = network.init(key, (3,))
-        return len(str(jax.make_jaxpr(jax.grad(lambda p: jnp.sum(network.apply(p, jnp.ones((1, 3))))))(params)))
-
-    assert size(50) < 1.02 * size(5)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("depth", -1), ("depth", True), ("width", 0), ("outputs", 0), ("depth", 2.0)]
-)
-def test_bad_sizes_are_refused_by_name(field, value):
-    sizes = {"depth": 2, "width": 5, "outputs": 2, field: value}
-    with pytest.raises(ValueError, match=f"{field}: expected an integer"):
-        stack(**sizes, activation=ACTIVATIONS["tanh"], initialiser=INITIALISERS["zeros"])
+def by_hand(x, weight, bias, stride, padding):
+    """The sum over the kernel, pixel by pixel."""
+    sizes, shape = weight.shape[:2], x.shape[1:3]
+    start = [0 if padding == "valid" else (size - 1) // 2 for size in sizes]
+    reach = [n - size + 1 if padding == "valid" else n for n, size in zip(shape, sizes, strict=True)]
+    places = [range(0, n, step) for n, step in zip(reach, stride, strict=True)]
+    y = np.zeros((len(x), len(places[0]), len(places[1]), weight.shape[3])) + bias
+    for (i, row), (j, column) in itertools.product(enumerate(places[0]), enumerate(places[1])):
+        for u, v in itertools.product(range(sizes[0]), range(sizes[1])):
+            at = row + u - start[0], column + v - start[1]
+            if padding == "circular" or all(0 <= place < n for place, n in zip(at, shape, strict=True)):
+                y[:, i, j] += x[:, at[0] % shape[0], at[1] % shape[1]] @ weight[u, v]
+    return y
 
 
 def test_a_dense_layer_is_affine(key):
@@ -90,3 +37,94 @@ def test_a_dense_layer_is_affine(key):
     x = jnp.ones((2, 3), jnp.float64)
     np.testing.assert_allclose(layer.apply(params, x), x @ params["weight"])
     assert not params["bias"].any()
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_a_convolution_is_the_sum_over_its_kernel(padding):
+    x, cases = draw(2, 5, 4, 3), [((3, 3), (1, 1)), ((2, 3), (2, 1)), ((1, 4), (3, 2))]
+    cases += [((12, 7), (1, 1)), ((6, 2), (1, 3))] if padding != "valid" else []
+    layers = [convolution(2, ZEROS, kernel=kernel, stride=stride, padding=padding) for kernel, stride in cases]
+    params = [{"weight": draw(*kernel, 3, 2, seed=1), "bias": draw(2, seed=2)} for kernel, _ in cases]
+    found = jax.jit(lambda given: [layer.apply(own, x) for layer, own in zip(layers, given, strict=True)])(params)
+    for y, own, (_, stride) in zip(found, params, cases, strict=True):
+        np.testing.assert_allclose(y, by_hand(x, own["weight"], own["bias"], stride, padding), rtol=1e-12, atol=1e-12)
+
+
+def test_numbers_for_both_sides_and_dtypes_of_a_convolution(key):
+    layer = convolution(2, INITIALISERS["he_normal"], 3.0, jnp.bfloat16, kernel=4, stride=2, padding="valid")
+    params = jax.eval_shape(partial(layer.init, shape=(8, 8, 3)), key)
+    assert params["weight"].shape == (4, 4, 3, 2)
+    assert {leaf.dtype for leaf in params.values()} == {np.dtype(jnp.bfloat16)}
+    for dtype in (jnp.bfloat16, np.float32):  # images of another dtype are promoted, as in a dense layer
+        y = jax.eval_shape(layer.apply, params, jax.ShapeDtypeStruct((1, 8, 8, 3), dtype))
+        assert (y.shape, y.dtype) == ((1, 3, 3, 2), dtype)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(2, None), ((1, 3), None), ((3, 2), (2, 1))])
+def test_pools_and_their_gradients(window, stride):
+    x = draw(2, 6, 5, 3)
+    rows, columns = (window, window) if isinstance(window, int) else window
+    down, across = stride or (rows, columns)
+    patches = np.lib.stride_tricks.sliding_window_view(x, (rows, columns), (1, 2))[:, ::down, ::across]
+
+    @jax.jit
+    def program(x):
+        pools = [partial(pool, window=window, stride=stride) for pool in (max_pool, average_pool)]
+        slopes = [jax.grad(lambda x: jnp.sum(pool(x) ** 2))(x) for pool in pools]  # noqa: B023
+        forward = jax.jvp(jax.grad(lambda x: jnp.sum(pools[0](x) ** 2)), (x,), (x,))[1]
+        return [pool(x) for pool in pools], slopes, forward
+
+    (largest, mean), (slope_largest, slope_mean), forward = program(x)
+    np.testing.assert_array_equal(largest, patches.max((-1, -2)))
+    np.testing.assert_allclose(mean, patches.mean((-1, -2)), rtol=1e-12)
+    # Both are homogeneous, so x . grad of the sum of squares is twice that sum, and so is its derivative along x.
+    np.testing.assert_allclose(np.sum(x * slope_largest), 2 * np.sum(largest**2), rtol=1e-12)
+    np.testing.assert_allclose(np.sum(x * slope_mean), 2 * np.sum(mean**2), rtol=1e-12)
+    np.testing.assert_allclose(forward, slope_largest, rtol=1e-12)
+    assert np.isin(np.asarray(slope_largest)[~np.isin(x, largest)], 0).all()
+
+
+def test_pools_keep_dtypes_and_negative_values():
+    for dtype in (jnp.bfloat16, np.float32, np.float64):
+        x = -np.ones((1, 2, 2, 1), dtype) - np.arange(4, dtype=dtype).reshape(1, 2, 2, 1)
+        largest, mean = max_pool(x, 2), average_pool(x, 2)
+        assert largest.dtype == mean.dtype == dtype
+        assert (float(largest.item()), float(mean.item())) == (-1.0, -2.5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float32, np.float64])
+def test_dropout_keeps_the_mean_and_drops_at_its_rate(dtype, key):
+    x = jnp.full((100, 50), 3, dtype)
+    y = np.asarray(jax.jit(dropout)(key, x, np.float64(0.25)), np.float64)
+    assert jax.eval_shape(dropout, key, x, 0.25).dtype == dtype
+    kept = y != 0
+    np.testing.assert_allclose(y[kept], 4.0)
+    assert abs(kept.mean() - 0.75) < 4 * np.sqrt(0.25 * 0.75 / kept.size)
+    # The same key drops the same places of every dtype.
+    np.testing.assert_array_equal(kept, dropout(key, np.ones((100, 50), np.float32), 0.25) != 0)
+    np.testing.assert_array_equal(dropout(key, x, 0.0), x)
+
+
+def test_bad_arguments_are_named():
+    x = np.ones((1, 3, 4, 1), np.float32)
+    params = {"weight": np.ones((4, 1, 1, 1), np.float32), "bias": np.zeros(1, np.float32)}
+    with pytest.raises(ValueError, match=r"padding: expected one of same, valid, circular, got 'SAME'"):
+        convolution(1, ZEROS, padding="SAME")
+    for kernel in (0, (3,), (3, 0), (3, 2.0), True, "3"):
+        with pytest.raises(ValueError, match="kernel: expected an integer of at least 1, or a pair"):
+            convolution(1, ZEROS, kernel=kernel)
+    with pytest.raises(ValueError, match="stride: expected an integer"):
+        convolution(1, ZEROS, stride=0)
+    with pytest.raises(ValueError, match=r"kernel: expected at most the image's size \(3, 4\), got \(4, 1\)"):
+        convolution(1, ZEROS, kernel=(4, 1), padding="valid").apply(params, x)
+    for pool in (max_pool, average_pool):
+        with pytest.raises(ValueError, match="window: expected at most the image's size"):
+            pool(x, 4)
+        with pytest.raises(ValueError, match="stride: expected an integer"):
+            pool(x, 2, 0)
+    for padding in PADDINGS:
+        with pytest.raises(ValueError, match=r"x: expected images \[batch, height, width, channels\]"):
+            convolution(1, ZEROS, kernel=1, padding=padding).apply(params, x[0])
+    for rate in (-0.1, 1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="rate: expected a number from 0 to below 1"):
+            dropout(jax.random.key(0), x, rate)

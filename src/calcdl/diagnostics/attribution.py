@@ -61,6 +61,7 @@ def attribute(taps: Mapping[str, Tap]) -> Attribution:
         ValueError: no tap of the pre-activation or of the activation, or fewer than two layers.
 
     Example:
+        >>> import jax
         >>> from calcdl.diagnostics.taps import capture, tap
         >>> def loss(weights, x):
         ...     def layer(a, weight):

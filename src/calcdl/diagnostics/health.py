@@ -21,6 +21,7 @@ class Decay(NamedTuple):
         share: median over the runs of first layer's signal divided by last layer's.
         runs: runs that the numbers rest on: those whose signal is a positive number in every layer.
         total: all runs.
+        error: standard error of the logarithm of `factor`.
     """
 
     factor: float
@@ -29,6 +30,7 @@ class Decay(NamedTuple):
     share: float
     runs: int
     total: int
+    error: float = math.nan
 
 
 def settled_layers(depth: int) -> range:
@@ -78,12 +80,11 @@ def decay(signal: Float[np.ndarray, "runs depth"]) -> Decay:
 
     centred = layers - layers.mean()
     slopes = np.log(good[:, layers.astype(int)]) @ centred / (centred @ centred)
-    error = (
-        slopes.std(ddof=1) / math.sqrt(len(slopes)) * stdtrit(len(slopes) - 1, 0.975) if len(slopes) > 1 else math.inf
-    )
+    error = slopes.std(ddof=1) / math.sqrt(len(slopes)) if len(slopes) > 1 else math.inf
     share = float(np.median(good[:, 0] / good[:, -1]))
-    factor, spread = math.exp(-slopes.mean()), np.exp(error)
-    return Decay(factor, float(factor / spread), float(factor * spread), share, len(good), len(signal))
+    factor = math.exp(-slopes.mean())
+    spread = np.exp(error * stdtrit(len(slopes) - 1, 0.975)) if len(slopes) > 1 else math.inf
+    return Decay(factor, float(factor / spread), float(factor * spread), share, len(good), len(signal), float(error))
 
 
 def in_words(found: Decay) -> str:

@@ -4,58 +4,18 @@ Layers are laid out as a stack keeps them: a mapping whose entry ``"first"`` is 
 holds all further layers along a leading axis; entries of other names (the read-out) belong to no hidden layer.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from calcdl.diagnostics.taps import Tap
 from calcdl.trees import array_norm
 from calcdl.types import Objective, Params
 
 PLACES = ("first", "hidden")
-
-
-class Signals(NamedTuple):
-    """What one forward and one backward pass saw.
-
-    Attributes:
-        loss: the loss.
-        gradient: its gradient by the parameters.
-        backpropagated: its gradient by the pre-activations, ``[depth, batch, width]``.
-        preactivations: the pre-activations, ``[depth, batch, width]``.
-    """
-
-    loss: Float[Array, ""]
-    gradient: Params
-    backpropagated: Float[Array, "depth batch width"]
-    preactivations: Float[Array, "depth batch width"]
-
-
-def signals(
-    loss: Callable[[Params, Array], tuple[Array, Array]], params: Params, offsets: Float[Array, "depth batch width"]
-) -> Signals:
-    r"""Run one forward and one backward pass and keep every layer's signal.
-
-    .. math:: \delta_l = \partial L / \partial h_l, \quad h_l = W_l \phi(h_{l-1}) + b_l + o_l, \quad o_l = 0
-
-    Args:
-        loss: ``(params, offsets) -> (loss, preactivations)``.
-        params: parameters.
-        offsets: zeros of the shape of the pre-activations.
-
-    Returns:
-        The signals.
-
-    Example:
-        >>> loss = lambda w, offsets: (jnp.sum((w * 2.0 + offsets) ** 2), w * 2.0 + offsets)
-        >>> signals(loss, jnp.float32(3.0), jnp.zeros((1, 1, 1), jnp.float32)).backpropagated.item()
-        12.0
-    """
-    (value, seen), (gradient, backpropagated) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, offsets)
-    return Signals(value, gradient, backpropagated, seen)
+Seen = TypeVar("Seen")
 
 
 def layer_norms(params: Mapping[str, Any], leaf: str = "weight") -> Float[Array, " depth"]:
@@ -79,41 +39,40 @@ def layer_norms(params: Mapping[str, Any], leaf: str = "weight") -> Float[Array,
     return jnp.concatenate(norms) if norms else jnp.zeros(0)
 
 
-def by_layer(taps: Mapping[str, Tap], what: str) -> Tap:
+def by_layer(taps: Mapping[str, Seen], what: str) -> Seen:
     """Join what the first layer and the other hidden layers show at one place into one stack, first layer first.
 
     `[x_1], [x_2 ... x_L]  ->  [x_1 ... x_L]`
 
     Args:
-        taps: by name, as `capture` returns them: ``"first.<what>"`` of one layer, ``"hidden.<what>"`` of the layers of
-            a scan, or one of the two.
+        taps: by name, as `capture` and `observe` return them: ``"first.<what>"`` of one layer, ``"hidden.<what>"`` of
+            the layers of a scan, or one of the two.
         what: the place, such as ``"preactivation"``.
 
     Returns:
-        Values and cotangents with a leading axis of layers; a cotangent of None stays None.
+        The tap with a leading axis of layers; a cotangent of None stays None.
 
     Raises:
         ValueError: there is no such tap.
 
     Example:
+        >>> from calcdl.diagnostics.taps import Tap
         >>> one, two = jnp.ones(2), jnp.full((3, 2), 2.0)
         >>> taps = {"first.preactivation": Tap(one, one), "hidden.preactivation": Tap(two, two)}
         >>> by_layer(taps, "preactivation").value[:, 0].tolist()
         [1.0, 2.0, 2.0, 2.0]
     """
-    first, hidden = (taps[name] if (name := f"{place}.{what}") in taps else None for place in PLACES)
+    first, hidden = (taps.get(f"{place}.{what}") for place in PLACES)
     if first is None and hidden is None:
         expected = " or ".join(repr(f"{place}.{what}") for place in PLACES)
         raise ValueError(f"taps: expected a tap {expected}, got {sorted(taps)}")
-    joined = ([] if first is None else [Tap(*(part if part is None else part[None] for part in first))]) + (
-        [] if hidden is None else [hidden]
-    )
-    values, cotangents = zip(*joined, strict=True)
-    none = any(part is None for part in cotangents)
-    return Tap(jnp.concatenate(values), None if none else jnp.concatenate(cotangents))
+    layers = [jax.tree.map(lambda leaf: leaf[None], first)] if first is not None else []
+    layers += [hidden] if hidden is not None else []
+    joined: Seen = jax.tree.map(lambda *parts: jnp.concatenate(parts), *layers)
+    return joined
 
 
-def signal_norms(signal: Float[Array, "depth *rest"]) -> Float[Array, " depth"]:
+def signal_norms(signal: Float[Array, " depth *rest"]) -> Float[Array, " depth"]:
     r"""Return the Euclidean norm of every layer's signal, :math:`\lVert x_l \rVert_2`, safe from underflow.
 
     Args:
@@ -123,8 +82,8 @@ def signal_norms(signal: Float[Array, "depth *rest"]) -> Float[Array, " depth"]:
         One norm a layer.
 
     Example:
-        >>> signal_norms(jnp.array([[[3.0, 4.0]], [[3e-30, 4e-30]]])).tolist()
-        [5.0, 5.000000076985492e-30]
+        >>> print([f"{norm:.4g}" for norm in signal_norms(jnp.array([[[3.0, 4.0]], [[3e-30, 4e-30]]]))])
+        ['5', '5e-30']
     """
     return array_norm(signal.reshape(len(signal), -1), 1)
 

@@ -14,6 +14,7 @@ So taps may stand in anything that can be traced: under `jax.jit`, `jax.vmap`, `
 met (`jax.lax.cond`, `jax.lax.while_loop`) there is no array that could hold it; such taps are refused by name.
 """
 
+import fnmatch
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ class Tap(NamedTuple):
     """
 
     value: Array
-    cotangent: Array | None
+    cotangent: Any
 
 
 class Captured(NamedTuple):
@@ -89,7 +90,7 @@ def capture(function: Callable[..., Scalar], names: Collection[str] | None = Non
 
     Args:
         function: f, a scalar function of a pytree of floating-point arrays and further arguments.
-        names: of the taps to be seen; None for all. What the others mark costs nothing.
+        names: of the taps to be seen, where ``*`` stands for any letters; None for all. The others cost nothing.
 
     Returns:
         ``(params, *arguments) -> Captured``.
@@ -132,7 +133,7 @@ def observe(
 
     Args:
         function: f, of any arguments, with any value.
-        names: of the taps to be seen; None for all.
+        names: as of `capture`.
 
     Returns:
         ``(*arguments) -> (value, {name: value at the tap})``.
@@ -162,11 +163,12 @@ def _read(
     trace = jax.make_jaxpr(lambda *leaves: function(*jax.tree.unflatten(structure, leaves)), return_shape=True)
     program, shape = trace(*flat)
     there = sorted(_all_names(program.jaxpr))
-    if missing := sorted(set(names or ()) - set(there)):
+    found = {name: fnmatch.filter(there, name) for name in (["*"] if names is None else names)}
+    if missing := [name for name, matches in found.items() if not matches and names is not None]:
         raise ValueError(
             f"names: expected taps of the function, got {missing[0]!r}; there are: {', '.join(there) or 'none'}"
         )
-    wanted = frozenset(there if names is None else names)
+    wanted = frozenset(name for matches in found.values() for name in matches)
 
     def run(arguments: Any, offsets: Mapping[str, Array] | None) -> tuple[list[Any], dict[str, Array]]:
         return _run(program.jaxpr, program.consts, jax.tree.leaves(arguments), offsets or {}, wanted)

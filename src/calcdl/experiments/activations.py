@@ -181,10 +181,12 @@ def digits_run(
 ) -> dict[str, Array]:  # fmt: skip
     """Train a network by stochastic gradient descent and watch its units on the held-out rows."""
     unit, (x, labels) = nn.activations.ACTIVATIONS[activation], held_out
-    network = nn.layers.stack(depth, width, 10, unit, nn.initialisers.INITIALISERS[initialiser], dtype=x.dtype)
+    initialise = nn.initialisers.INITIALISERS[initialiser]
+    network = nn.stack(depth, width, 10, unit, initialise, dtype=x.dtype, tap=diagnostics.tap)
 
     def watch(objective: Any, params: Any, info: Any) -> dict[str, Array]:
-        logits, preactivations = network.record(params, x, jnp.zeros((depth, len(x), width), x.dtype))
+        logits, seen = diagnostics.observe(network.apply, ["*.preactivation"])(params, x)
+        preactivations = diagnostics.by_layer(seen, "preactivation")
         layers = [params["first"], params["hidden"]] if depth > 1 else [params["first"]]
         slope = jnp.concatenate([layer.get("slope", jnp.zeros(0, x.dtype)).ravel() for layer in layers])
         steepness = unit.derivative(preactivations, *([] if unit.learned is None else [slope[:, None, None]]))

@@ -34,7 +34,6 @@ from calcdl.nn import ACTIVATIONS, INITIALISERS, softmax_cross_entropy, stack
 from calcdl.optim import descent
 from calcdl.theory import meanfield
 from calcdl.train import Problem, make_run
-from calcdl.trees import array_norm
 from calcdl.types import Array, Key, Verdict
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ InitialiserName = Annotated[str, OneOf(INITIALISERS)]
 # Variance of a weight times its fan-in, where fan-in and fan-out are equal.
 WEIGHT_VARIANCE = {"lecun": 1.0, "glorot": 1.0, "he": 2.0, "orthogonal": 1.0}
 GATE, GATE_WIDTH = 0.03, 256
+SEEN = ("*.preactivation",)
 
 
 class Initialisation(Section):
@@ -154,21 +154,20 @@ def initial_signals(
     key: Key, x: Array, y: Array, *, depth: int, width: int, activation: str, initialiser: str, classes: int
 ) -> dict[str, Array]:
     """Measure every layer of one random network on one batch."""
-    unit = ACTIVATIONS[activation]
-    network = stack(depth, width, classes, unit, INITIALISERS[initialiser], dtype=x.dtype)
-    params = network.init(key, x.shape[1:])
+    unit, initialise = ACTIVATIONS[activation], INITIALISERS[initialiser]
+    network = stack(depth, width, classes, unit, initialise, dtype=x.dtype, tap=diagnostics.tap)
 
-    def loss(params: Any, offsets: Array) -> tuple[Array, Array]:
-        logits, seen = network.record(params, x, offsets)
-        return jnp.mean(softmax_cross_entropy(logits, y)), seen
+    def loss(params: Any) -> Array:
+        return jnp.mean(softmax_cross_entropy(network.apply(params, x), y))
 
-    seen = diagnostics.signals(loss, params, jnp.zeros((depth, len(x), width), x.dtype))
+    seen = diagnostics.capture(loss, SEEN)(network.init(key, x.shape[1:]))
+    preactivations = diagnostics.by_layer(seen.taps, "preactivation")
     slope = () if unit.learned is None else (jnp.asarray(unit.learned, x.dtype),)
-    slopes = unit.derivative(seen.preactivations, *slope)
+    slopes = unit.derivative(preactivations.value, *slope)
     return {
-        "signal": array_norm(seen.backpropagated, (1, 2)),
+        "signal": diagnostics.signal_norms(preactivations.cotangent),
         "weight_gradient": diagnostics.layer_norms(seen.gradient),
-        "second_moment": diagnostics.second_moments(unit.function(seen.preactivations, *slope)),
+        "second_moment": diagnostics.second_moments(unit.function(preactivations.value, *slope)),
         "dead": diagnostics.dead_units(slopes),
         "saturated": diagnostics.saturated_units(slopes, unit.lipschitz),
     }
@@ -247,6 +246,7 @@ def check(config: Config, results: "xarray.Dataset") -> tuple[Verdict, ...]:
 
 def _factor_verdict(setting: Setting) -> Verdict:
     unsettled = abs(setting.predicted / setting.asymptotic - 1) > GATE / 2
+    departure = np.log(setting.measured.factor / setting.predicted) / setting.measured.error
     origin = "mean field at this depth" if unsettled else "sqrt(chi1)"
     pace = (
         "like 1/depth" if setting.activation == "tanh" and round(setting.asymptotic, 9) == 1 else "in deeper networks"
@@ -257,7 +257,8 @@ def _factor_verdict(setting: Setting) -> Verdict:
         holds=abs(setting.measured.factor / setting.predicted - 1) <= _gate(setting.width),
         value=setting.measured.factor / setting.predicted - 1,
         threshold=_gate(setting.width),
-        evidence=f"the gradient {in_words(setting.measured)}; predicted {setting.predicted:.4f} by {origin}{remark}",
+        evidence=f"the gradient {in_words(setting.measured)}; predicted {setting.predicted:.4f} by {origin}, "
+        f"{departure:+.1f} standard errors away{remark}",
     )
 
 

@@ -195,7 +195,7 @@ def learned(
 ) -> dict[str, Array]:
     """Train a network of one hidden layer and look at the held-out rows now and then."""
     relu, initialiser = nn.activations.ACTIVATIONS["relu"], nn.initialisers.INITIALISERS["he_normal"]
-    network, (x, labels) = nn.layers.stack(1, given.width, 10, relu, initialiser), held_out
+    network, (x, labels) = nn.stack(1, given.width, 10, relu, initialiser), held_out
 
     def watch(objective: Any, params: Any, info: Any) -> dict[str, Array]:
         logits = network.apply(params, x)

@@ -2,14 +2,17 @@
 
 Each is `(key, shape, gain=1.0, dtype=float32) -> weights`, where shape = (fan_in, fan_out), gain is a factor on the
 weights and may be traced, and dtype is floating; a bad shape or a gain that is not finite raises ValueError, another
-dtype TypeError. A weight has mean 0 and variance gain² v, and v sets how much of the signal a wide layer keeps:
+dtype TypeError. The shape of a convolution is (kernel sizes.., inputs, outputs): its fan_in is the kernel's size times
+inputs, its fan_out the kernel's size times outputs. A weight has mean 0 and variance gain² v, and v sets how much of
+the signal a wide layer keeps:
 
 | name | v | at gain 1 it keeps |
 |---|---|---|
 | lecun | 1 / fan_in | the signal through a linear layer |
 | glorot | 2 / (fan_in + fan_out) | signal and gradient through a linear layer, in the mean of the two |
 | he | 2 / fan_in | the signal through a relu layer |
-| orthogonal | 1 / max(fan_in, fan_out) | the length of each vector through a linear layer |
+| orthogonal | 1 / max(fan_in, outputs) | the length of each vector through a linear layer |
+| delta_orthogonal | 1 / max(inputs, outputs) at the centre, else 0 | the length of each pixel through a linear layer |
 
 Normal draws are not truncated, so the variance is what the table says. `theory.meanfield.gain` computes the gain that
 an activation asks for. The same key gives the same float32 weights whether float64 is enabled or not.
@@ -158,16 +161,38 @@ def orthogonal(key: Key, shape: Shape, gain: Gain = 1.0, dtype: Any = jnp.float3
     [[ 9. -0.]
      [-0.  9.]]
 
+    Of a convolution the kernel is taken as one matrix from all its inputs, (kernel's size times inputs, outputs).
+
     Reference: Saxe, McClelland and Ganguli 2014, arXiv:1312.6120, section 3; the signs, which QR leaves open, as in
     Mezzadri 2007, How to generate random matrices from the classical compact groups, section 5.
     """
-    fan_in, fan_out = _fans(shape)
+    fan_in, _ = _fans(shape)
+    fan_out = shape[-1]
     # There is no factorisation in half precision.
     working = jnp.promote_types(_floating(dtype), jnp.float32)
     tall = jax.random.normal(key, (max(fan_in, fan_out), min(fan_in, fan_out)), working)
     columns, triangle = jnp.linalg.qr(tall)
     columns = columns * jnp.where(jnp.diagonal(triangle) < 0, -1, 1)[None, :]
-    return _factor(gain, 1.0, dtype) * (columns if fan_in >= fan_out else columns.T).astype(dtype)
+    weights = (columns if fan_in >= fan_out else columns.T).astype(dtype)
+    return _factor(gain, 1.0, dtype) * weights.reshape(shape)
+
+
+def delta_orthogonal(key: Key, shape: Shape, gain: Gain = 1.0, dtype: Any = jnp.float32) -> Float[Array, "..."]:
+    """Zero kernels but for an orthogonal matrix at their centre, so that every pixel starts on its own.
+
+    `w_{uv} = 0` but at the centre, u = (rows - 1) // 2 and so on, where it is `orthogonal`
+
+    A matrix, (fan_in, fan_out), is its own centre: a convolutional network draws its read-out so too.
+
+    >>> print(delta_orthogonal(jax.random.key(0), (3, 1, 1))[:, 0, 0] ** 2)
+    [0. 1. 0.]
+
+    Reference: Xiao et al. 2018, arXiv:1806.05393, algorithm 1.
+    """
+    _fans(shape)
+    *kernel, inputs, outputs = shape
+    centre = tuple((size - 1) // 2 for size in kernel)
+    return jnp.zeros(shape, dtype).at[centre].set(orthogonal(key, (inputs, outputs), gain, dtype))
 
 
 def _sizes(shape: Shape) -> Shape:
@@ -179,9 +204,12 @@ def _sizes(shape: Shape) -> Shape:
 
 def _fans(shape: Shape) -> tuple[int, int]:
     sizes = _sizes(shape)
-    if len(sizes) != 2 or min(sizes) < 1:
-        raise ValueError(f"shape must be (fan_in, fan_out), both at least 1, got {sizes}")
-    return sizes[0], sizes[1]
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(
+            f"shape must be (fan_in, fan_out), or (kernel sizes.., inputs, outputs), all at least 1, got {sizes}"
+        )
+    *kernel, inputs, outputs = sizes
+    return math.prod(kernel) * inputs, math.prod(kernel) * outputs
 
 
 def _floating(dtype: Any) -> Any:
@@ -217,4 +245,5 @@ INITIALISERS: dict[str, Initialiser] = {
     "he_normal": he_normal,
     "he_uniform": he_uniform,
     "orthogonal": orthogonal,
+    "delta_orthogonal": delta_orthogonal,
 }

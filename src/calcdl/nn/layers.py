@@ -1,19 +1,20 @@
-"""Layers: functions of a pytree of parameters.
+"""Layers: functions of a pytree of parameters, and pure functions without any."""
 
-A deep stack keeps the weights of its equal layers in one array and scans over it, so that compile time does not grow
-with depth.
-"""
-
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
-from calcdl.nn.activations import Activation
 from calcdl.nn.initialisers import Initialiser
 from calcdl.types import Array, Key, Params
+
+PADDINGS = ("same", "valid", "circular")
+
+_IMAGES = ("NHWC", "HWIO", "NHWC")
 
 
 class Layer(NamedTuple):
@@ -26,21 +27,6 @@ class Layer(NamedTuple):
 
     init: Callable[[Key, tuple[int, ...]], Params]
     apply: Callable[..., Any]
-
-
-class Stack(NamedTuple):
-    """A layer of hidden layers, with a view inside.
-
-    Attributes:
-        init: ``(key, shape of one input) -> params``.
-        apply: ``(params, x) -> y``.
-        record: ``(params, x, offsets) -> (y, preactivations)``. `offsets`, shaped like the pre-activations
-            ``[depth, batch, width]``, are added to them: the gradient by an offset is the back-propagated signal.
-    """
-
-    init: Callable[[Key, tuple[int, ...]], Params]
-    apply: Callable[..., Any]
-    record: Callable[..., tuple[Any, Any]]
 
 
 def dense(features: int, initialiser: Initialiser, gain: Any = 1.0, dtype: Any = jnp.float32) -> Layer:
@@ -76,87 +62,174 @@ def dense(features: int, initialiser: Initialiser, gain: Any = 1.0, dtype: Any =
     return Layer(init, apply)
 
 
-def stack(
-    depth: int,
-    width: int,
-    outputs: int,
-    activation: Activation,
+def convolution(
+    features: int,
     initialiser: Initialiser,
     gain: Any = 1.0,
     dtype: Any = jnp.float32,
-) -> Stack:
-    """Make `depth` equal hidden layers and a linear read-out.
+    *,
+    kernel: int | tuple[int, int] = (3, 3),
+    stride: int | tuple[int, int] = 1,
+    padding: str = "same",
+) -> Layer:
+    """Make a convolution of images, laid out as [batch, height, width, channels].
 
-    `h_1 = x W_1 + b_1`,  `h_l = φ(h_{l-1}) W_l + b_l`,  `y = φ(h_L) W + b`;  for depth 0, `y = x W + b`
+    `y[n, i, j] = Σ_{u v} x[n, s i + u - p, s j + v - p] W[u, v] + b`,  with b = 0 at first and stride s
 
     Args:
-        depth: number L of hidden layers, 0 or more.
-        width: units of every hidden layer.
-        outputs: units of the read-out.
-        activation: φ; a learned slope becomes one parameter a layer.
-        initialiser: how the weights of all layers are drawn; biases are 0 at first.
-        gain: factor of the hidden weights; may be traced.
+        features: channels that come out.
+        initialiser: how W is drawn.
+        gain: factor of W; may be traced.
         dtype: of the parameters.
+        kernel: rows and columns of W, or one number for both.
+        stride: s, of rows and columns, or one number for both.
+        padding: "valid", no pixel outside of the image is asked for and p = 0; "same", pixels outside are 0, and
+            "circular", the image is repeated: with both p = (kernel - 1) // 2, and stride 1 keeps the size.
 
     Returns:
-        The stack. Its parameters are ``{"first": ..., "hidden": ..., "readout": ...}``, where ``"hidden"`` holds
-        layers 2 to L along a leading axis and what does not exist is left out.
+        The layer; its parameters are ``{"weight": [rows, columns, channels, features], "bias": [features]}``.
 
     Raises:
-        ValueError: a negative depth, a width or number of outputs below 1.
+        ValueError: sizes below 1, an unknown padding, or, by the layer, an image smaller than a "valid" kernel.
 
     Example:
-        >>> from calcdl.nn.activations import ACTIVATIONS
         >>> from calcdl.nn.initialisers import INITIALISERS
-        >>> network = stack(3, 8, 2, ACTIVATIONS["relu"], INITIALISERS["he_normal"])
-        >>> params = network.init(jax.random.key(0), (4,))
-        >>> params["hidden"]["weight"].shape, network.apply(params, jnp.ones((5, 4))).shape
-        ((2, 8, 8), (5, 2))
+        >>> layer = convolution(1, INITIALISERS["constant"], kernel=(1, 3), padding="circular")
+        >>> x = jnp.array([1.0, 2.0, 4.0]).reshape(1, 1, 3, 1)
+        >>> layer.apply(layer.init(jax.random.key(0), (1, 3, 1)), x).ravel().tolist()
+        [7.0, 7.0, 7.0]
     """
-    for name, value, least in (("depth", depth, 0), ("width", width, 1), ("outputs", outputs, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
-    hidden_layer, readout = dense(width, initialiser, gain, dtype), dense(outputs, initialiser, 1.0, dtype)
+    if padding not in PADDINGS:
+        raise ValueError(f"padding: expected one of {', '.join(PADDINGS)}, got {padding!r}")
+    sizes, strides = _pair("kernel", kernel), _pair("stride", stride)
 
-    def one(key: Key, inputs: int) -> dict[str, Array]:
-        params = hidden_layer.init(key, (inputs,))
-        return params if activation.learned is None else {**params, "slope": jnp.asarray(activation.learned, dtype)}
+    def init(key: Key, shape: tuple[int, ...]) -> dict[str, Array]:
+        return {
+            "weight": initialiser(key, (*sizes, shape[-1], features), gain, dtype),
+            "bias": jnp.zeros(features, dtype),
+        }
 
-    def init(key: Key, shape: tuple[int, ...]) -> dict[str, Any]:
-        first, hidden, last = jax.random.split(key, 3)
-        params: dict[str, Any] = {"readout": readout.init(last, (width if depth else shape[-1],))}
-        if depth >= 1:
-            params["first"] = one(first, shape[-1])
-        if depth >= 2:
-            params["hidden"] = jax.vmap(lambda k: one(k, width))(jax.random.split(hidden, depth - 1))
-        return params
+    def apply(
+        params: Mapping[str, Array], x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch rows columns features"]:
+        _fits("kernel", sizes if padding == "valid" else (1, 1), x)
+        if padding == "circular":
+            before = [((size - 1) // 2, size // 2) for size in sizes]
+            x = jnp.pad(x, ((0, 0), *before, (0, 0)), mode="wrap")
+        margin: Any = [((size - 1) // 2, size // 2) for size in sizes] if padding == "same" else "VALID"
+        dtype = jnp.result_type(x, params["weight"])
+        y = jax.lax.conv_general_dilated(
+            x.astype(dtype), params["weight"].astype(dtype), strides, margin, dimension_numbers=_IMAGES
+        )
+        return y + params["bias"][None, None, None, :]
 
-    def activate(params: Mapping[str, Array], h: Array) -> Array:
-        slope = () if activation.learned is None else (params["slope"],)
-        activated: Array = activation.function(h, *slope)
-        return activated
+    return Layer(init, apply)
 
-    def hidden(a: Array, layer: Mapping[str, Array], offset: Any) -> tuple[Array, Array]:
-        h = hidden_layer.apply(layer, a)
-        h = h if offset is None else h + offset
-        return activate(layer, h), h
 
-    def apply(params: Params, x: Array) -> Array:
-        if depth >= 1:
-            x, _ = hidden(x, params["first"], None)
-        if depth >= 2:
-            x, _ = jax.lax.scan(lambda a, layer: (hidden(a, layer, None)[0], None), x, params["hidden"])
-        y: Array = readout.apply(params["readout"], x)
-        return y
+def max_pool(
+    x: Float[Array, "batch height width channels"],
+    window: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+) -> Float[Array, "batch rows columns channels"]:
+    """Largest value in each window of an image.
 
-    def record(params: Params, x: Array, offsets: Array) -> tuple[Array, Array]:
-        seen = offsets
-        if depth >= 1:
-            x, first = hidden(x, params["first"], offsets[0])
-            seen = first[None]
-        if depth >= 2:
-            x, rest = jax.lax.scan(lambda a, layer: hidden(a, *layer), x, (params["hidden"], offsets[1:]))
-            seen = jnp.concatenate([seen, rest])
-        return readout.apply(params["readout"], x), seen
+    `y[n, i, j] = max_{u v} x[n, s i + u, s j + v]`
 
-    return Stack(init, apply, record)
+    Args:
+        x: images.
+        window: rows and columns, or one number for both.
+        stride: s, of rows and columns, or one number for both; None stands for the window, so that windows tile.
+
+    Returns:
+        The images, smaller; what does not fill a window is left out. The gradient goes to the first of equal values.
+
+    Raises:
+        ValueError: sizes below 1, or an image smaller than the window.
+
+    Example:
+        >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2).ravel().tolist()
+        [5.0, 7.0, 13.0, 15.0]
+    """
+    return _reduced(x, window, stride, -jnp.inf, jax.lax.max)
+
+
+def average_pool(
+    x: Float[Array, "batch height width channels"],
+    window: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+) -> Float[Array, "batch rows columns channels"]:
+    """Mean of each window of an image.
+
+    `y[n, i, j] = mean_{u v} x[n, s i + u, s j + v]`
+
+    Args:
+        x: images.
+        window: rows and columns, or one number for both.
+        stride: s, of rows and columns, or one number for both; None stands for the window, so that windows tile.
+
+    Returns:
+        The images, smaller; what does not fill a window is left out.
+
+    Raises:
+        ValueError: sizes below 1, or an image smaller than the window.
+
+    Example:
+        >>> average_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2).ravel().tolist()
+        [2.5, 4.5, 10.5, 12.5]
+    """
+    return _reduced(x, window, stride, 0.0, jax.lax.add) / math.prod(_pair("window", window))
+
+
+def dropout(key: Key, x: Float[Array, "*shape"], rate: Any) -> Float[Array, "*shape"]:
+    """Zeros in random places, and the rest scaled so that the mean stays.
+
+    `y = x m / (1 - rate)`,  m = 0 with probability `rate`, else 1
+
+    Args:
+        key: of the random places.
+        x: anything, in training; at inference x itself is used.
+        rate: from 0 to below 1; may be traced.
+
+    Returns:
+        Of the shape and dtype of x.
+
+    Raises:
+        ValueError: a rate outside of that range.
+
+    Example:
+        >>> sorted(set(dropout(jax.random.key(0), jnp.ones(50), 0.75).tolist()))
+        [0.0, 4.0]
+
+    Reference: Srivastava et al. 2014, Dropout: a simple way to prevent neural networks from overfitting, section 10.
+    """
+    if isinstance(rate, float | int) and not 0 <= rate < 1:
+        raise ValueError(f"rate: expected a number from 0 to below 1, got {rate!r}")
+    share = jnp.asarray(rate).astype(jnp.float32)
+    kept = jax.random.uniform(key, x.shape, jnp.float32) >= share
+    return jnp.where(kept, x / (1 - jnp.asarray(rate).astype(x.dtype)), jnp.zeros((), x.dtype))
+
+
+def _reduced(x: Array, window: Any, stride: Any, start: float, join: Any) -> Array:
+    sizes = _pair("window", window)
+    strides = sizes if stride is None else _pair("stride", stride)
+    _fits("window", sizes, x)
+    # The start must be a constant of the program: only then a maximum is known as one, and has a derivative.
+    reduced: Array = jax.lax.reduce_window(
+        x, np.asarray(start, x.dtype), join, (1, *sizes, 1), (1, *strides, 1), "VALID"
+    )
+    return reduced
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else value
+    sound = isinstance(pair, tuple) and len(pair) == 2
+    if not sound or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in pair):
+        raise ValueError(f"{name}: expected an integer of at least 1, or a pair of them, got {value!r}")
+    return pair
+
+
+def _fits(name: str, sizes: tuple[int, int], x: Array) -> None:
+    if x.ndim != 4:
+        raise ValueError(f"x: expected images [batch, height, width, channels], got the shape {x.shape}")
+    if x.shape[1] < sizes[0] or x.shape[2] < sizes[1]:
+        raise ValueError(f"{name}: expected at most the image's size {x.shape[1:3]}, got {sizes}")
