@@ -1,10 +1,20 @@
 """Diagnostics: what a network's gradients and activations do, layer by layer, and what that means.
 
-`signals` runs one forward and one backward pass and keeps what they saw; the other functions reduce that to one number
-a layer: `layer_norms`, `second_moments`, `dead_units`, `saturated_units`. Inside a training loop use the probes
-`gradient_by_layer` and `update_to_weight_ratio`, which read the solver's own record and cost no further pass. `health`
-turns signals into a factor a layer with its confidence interval, and into words. For any other function mark what is to
-be seen with `tap` and let `capture` show it, with the gradient that flows back through it.
+Begin with `inspect`: from one gradient of any pytree model (dictionaries, Flax, Equinox) it makes a table of the
+parameters and says what is wrong.
+
+To see inside, mark values of any pure function with `tap`. `capture` shows them with the gradient that flows back
+through each, `observe` the values alone. `by_layer` joins the taps of a stack; of these `signal_norms`,
+`second_moments`, `correlations`, `dead_units` and `saturated_units` make one number a layer, and `attribute` divides
+each layer's gain among weights, activation, normalisation and skip connection. `health` turns signals into a factor a
+layer with its confidence interval, and into words.
+
+Examples among themselves: `gradient_norms`, `gradient_coherence` and `noise_scale` of any loss of one example; in dense
+layers `layer_gradient_norms`, `layer_coherence` and `layer_noise_scale` have them from the taps at next to no cost.
+Jacobians: `singular_values` exactly, `lanczos_singular_values` of large ones.
+
+Inside a training loop use the probes `gradient_by_layer` and `update_to_weight_ratio`, which read the solver's own
+record and cost no further pass.
 """
 
 from calcdl.diagnostics import health as health
@@ -13,10 +23,17 @@ from calcdl.diagnostics.attribution import attribute as attribute
 from calcdl.diagnostics.dense_gradients import layer_coherence as layer_coherence
 from calcdl.diagnostics.dense_gradients import layer_gradient_norms as layer_gradient_norms
 from calcdl.diagnostics.dense_gradients import layer_noise_scale as layer_noise_scale
+from calcdl.diagnostics.examples import NoiseScale as NoiseScale
 from calcdl.diagnostics.examples import gradient_coherence as gradient_coherence
 from calcdl.diagnostics.examples import gradient_norms as gradient_norms
 from calcdl.diagnostics.examples import noise_scale as noise_scale
 from calcdl.diagnostics.examples import per_example_gradients as per_example_gradients
+from calcdl.diagnostics.inspection import Inspection as Inspection
+from calcdl.diagnostics.inspection import Parameter as Parameter
+from calcdl.diagnostics.inspection import inspect as inspect
+from calcdl.diagnostics.jacobians import SingularValues as SingularValues
+from calcdl.diagnostics.jacobians import lanczos_singular_values as lanczos_singular_values
+from calcdl.diagnostics.jacobians import singular_values as singular_values
 from calcdl.diagnostics.probes import by_layer as by_layer
 from calcdl.diagnostics.probes import correlations as correlations
 from calcdl.diagnostics.probes import dead_units as dead_units

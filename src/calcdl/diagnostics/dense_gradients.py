@@ -1,4 +1,4 @@
-r"""Gradients of single examples in dense layers, from what a tap has seen: no further pass, and no gradient written out.
+r"""Gradients of single examples in dense layers, from what taps have seen: no further pass, no gradient written out.
 
 The gradient of one example i by the weights and biases of a layer h = x W + b is an outer product, so that inner
 products of two examples' gradients are products of numbers:

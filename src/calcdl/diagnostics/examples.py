@@ -208,7 +208,8 @@ def _accumulate(one: Callable[..., Params], batch: tuple[Any, ...], chunk: int) 
     length = jax.lax.stop_gradient(jnp.where((length > 0) & jnp.isfinite(length), length, 1))
 
     def seen(examples: tuple[Any, ...]) -> _Sums:
-        return _sums(jax.tree.map(lambda part: part / length, jax.vmap(one)(*examples)))
+        sums: _Sums = _sums(jax.tree.map(lambda part: part / length, jax.vmap(one)(*examples)))
+        return sums
 
     total = seen(jax.tree.map(lambda part: part[:chunk], batch))
     if whole > chunk:
@@ -219,6 +220,7 @@ def _accumulate(one: Callable[..., Params], batch: tuple[Any, ...], chunk: int) 
     return total, length
 
 
+@jax.jit
 def _sums(gradients: Params) -> _Sums:
     leaves, structure = jax.tree.flatten(gradients)
     flat = [leaf.reshape(len(leaf), -1) for leaf in leaves]
@@ -237,6 +239,7 @@ def _sums(gradients: Params) -> _Sums:
     return _Sums(count, tree(means), jnp.asarray(scatter), tree(directions), jnp.sum(lengths > 0, dtype=inverse.dtype))
 
 
+@jax.jit
 def _joined(one: _Sums, other: _Sums) -> _Sums:
     count = one.seen + other.seen
     step = jax.tree.map(jnp.subtract, other.mean, one.mean)

@@ -19,6 +19,8 @@ from calcdl.calculus.derivatives import jacobian
 from calcdl.trees import array_norm, widen
 from calcdl.types import Array, Key
 
+_State = tuple[Array, Array, Array, Array]
+
 
 class SingularValues(NamedTuple):
     """Estimates of singular values, largest first.
@@ -91,24 +93,29 @@ def lanczos_singular_values(
     x = widen(x)
     output, forward = jax.linearize(f, x)
     backward = jax.linear_transpose(forward, x)
-    columns, rows, dtype = x.size, output.size, x.dtype
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= min(rows, columns):
+    sizes, dtype = (output.size, x.size), x.dtype
+    rows, columns = max(sizes), min(sizes)
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= columns:
         raise ValueError(
-            f"steps: expected a whole number from 1 to {min(rows, columns)}, the number of singular values; got {steps}"
+            f"steps: expected a whole number from 1 to {columns}, the number of singular values; got {steps}"
         )
 
-    def times(v: Array) -> Array:
-        return forward(v.reshape(x.shape)).ravel().astype(dtype)
+    def onwards(v: Array) -> Array:
+        image: Array = forward(v.reshape(x.shape)).ravel().astype(dtype)
+        return image
 
-    def transposed(u: Array) -> Array:
-        return backward(u.reshape(output.shape).astype(output.dtype))[0].ravel()
+    def back(u: Array) -> Array:
+        image: Array = backward(u.reshape(output.shape).astype(output.dtype))[0].ravel()
+        return image
 
-    spare_left, spare_right = (jax.random.normal(one, (steps + 1, size), dtype)
-                               for one, size in zip(jax.random.split(key), (rows, columns), strict=True))  # fmt: skip
+    # J or its transpose, whichever has the fewer columns: vectors V that fill their space miss nothing.
+    times, transposed = (onwards, back) if sizes[1] == columns else (back, onwards)
+    spare_left, spare_right = jax.random.uniform(key, (2, steps + 1, rows), dtype, -1, 1)
+    spare_right = spare_right[:, :columns]
     start = spare_right[0] / array_norm(spare_right[0])
     none = jnp.zeros((), dtype)
 
-    def advance(carry: tuple[Array, ...], step: Array) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
+    def advance(carry: _State, step: Array) -> tuple[_State, tuple[Array, Array]]:
         left, right, beta, largest = carry
         v = right[step]
         u, alpha = _next_vector(times(v) - beta * left[step - 1], left, spare_left[step], largest)

@@ -180,16 +180,15 @@ def digits_run(
     depth: int, width: int, initialiser: str, steps: int, record_every: int, batch: int, target_loss: float,
 ) -> dict[str, Array]:  # fmt: skip
     """Train a network by stochastic gradient descent and watch its units on the held-out rows."""
-    unit, (x, labels) = nn.activations.ACTIVATIONS[activation], held_out
-    initialise = nn.initialisers.INITIALISERS[initialiser]
+    (x, labels), unit, initialise = held_out, nn.ACTIVATIONS[activation], nn.INITIALISERS[initialiser]
     network = nn.stack(depth, width, 10, unit, initialise, dtype=x.dtype, tap=diagnostics.tap)
 
     def watch(objective: Any, params: Any, info: Any) -> dict[str, Array]:
         logits, seen = diagnostics.observe(network.apply, ["*.preactivation"])(params, x)
-        preactivations = diagnostics.by_layer(seen, "preactivation")
         layers = [params["first"], params["hidden"]] if depth > 1 else [params["first"]]
         slope = jnp.concatenate([layer.get("slope", jnp.zeros(0, x.dtype)).ravel() for layer in layers])
-        steepness = unit.derivative(preactivations, *([] if unit.learned is None else [slope[:, None, None]]))
+        h = diagnostics.by_layer(seen, "preactivation")
+        steepness = unit.derivative(h, *([] if unit.learned is None else [slope[:, None, None]]))
         loss = jnp.mean(nn.losses.softmax_cross_entropy(logits, labels))
         return {
             "held_out_loss": jnp.where(jnp.isnan(loss), jnp.inf, loss),

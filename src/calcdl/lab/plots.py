@@ -160,10 +160,19 @@ def logarithmic(axes: "Axes", which: Literal["x", "y", "xy"] = "y") -> None:
         axes: the panel.
         which: "x", "y" or "xy".
     """
+    from matplotlib.ticker import FuncFormatter
+
     smallest = {"x": axes.dataLim.minposx, "y": axes.dataLim.minposy}
     for name in which:
         if math.isfinite(smallest[name]) and np.isfinite(axes.dataLim.get_points()).all():
             (axes.set_xscale if name == "x" else axes.set_yscale)("log")
+            lower, upper = axes.get_xlim() if name == "x" else axes.get_ylim()
+            if upper < 15 * lower:  # powers of ten alone would leave the axis without numbers
+                shown = "123456789" if upper < 3 * lower else "1235"
+                plain = FuncFormatter(lambda value, _, shown=shown: f"{value:g}" if f"{value:e}"[0] in shown else "")
+                ticks = axes.xaxis if name == "x" else axes.yaxis
+                ticks.set_major_formatter(plain)
+                ticks.set_minor_formatter(plain)
 
 
 def finish(
