@@ -44,8 +44,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-TARGET_SLOPE, TARGET_INTERCEPT, CLASSICAL_RATE = 2.0, 1.0, 0.01
-SHOWN = (1e-2, 20.0)
+TARGET_SLOPE, TARGET_INTERCEPT, CLASSICAL_RATE, SHOWN = 2.0, 1.0, 0.01, (1e-2, 20.0)
 TRAINED = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "prelu", "elu", "gelu")
 KINKS = {"hard_sigmoid": (-3.0, 3.0), "relu": (0.0,), "leaky_relu": (0.0,), "prelu": (0.0,), "selu": (0.0,)}
 # Least and greatest value, rounded outwards, of those that do not take every value.
