@@ -6,6 +6,7 @@ from pathlib import Path
 
 from calcdl.experiments import (
     activations,
+    blocks,
     chain_rule,
     constrained,
     curve_fitting,
@@ -34,6 +35,7 @@ USAGE = """usage: python -m calcdl COMMAND
 
 EXPERIMENTS: dict[str, Experiment] = {
     "activations": activations.EXPERIMENT,
+    "blocks": blocks.EXPERIMENT,
     "chain_rule": chain_rule.EXPERIMENT,
     "constrained": constrained.EXPERIMENT,
     "curve_fitting": curve_fitting.EXPERIMENT,
