@@ -66,5 +66,6 @@ def with_status(value: Array, error: Array, status: Array) -> tuple[Array, Array
     """Leave a value only to those that have one."""
     infinite = (status == UP) | (status == DOWN)
     none = (status == OSCILLATES) | (status == DIFFERS) | (status == UNDEFINED)
-    value = jnp.where(infinite, jnp.where(status == UP, jnp.inf, -jnp.inf), jnp.where(none, jnp.nan, value))
+    infinity = jnp.where(status == UP, jnp.full_like(value, jnp.inf), -jnp.inf)
+    value = jnp.where(infinite, infinity, jnp.where(none, jnp.nan, value))
     return value, jnp.where(none | infinite, jnp.nan, jnp.where(status == CONVERGES, error, jnp.inf))
