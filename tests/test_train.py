@@ -7,7 +7,7 @@ import pytest
 
 from calcdl.data import fresh, full_batch, minibatches
 from calcdl.optim import descent
-from calcdl.train import Problem, _records_in_block, make_run
+from calcdl.train import Problem, _records_in_block, accumulated, make_run
 
 ROWS = np.arange(24, dtype=np.float64).reshape(12, 2) / 10
 
@@ -118,3 +118,35 @@ def test_blocks_hold_an_epoch_of_draws_and_divide_the_run():
     assert _records_in_block(1000, 1, 1) == 100
     assert _records_in_block(1000, 10, 200) == 20
     assert _records_in_block(7, 1, 1000) == 7
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_batch_in_parts_is_the_batch(dtype, key):
+    rows = jnp.asarray(ROWS, dtype)
+    whole = problem(minibatches(rows, 6), dtype)
+    traces = [jax.jit(make_run(task, descent("sgd", 0.02), steps=8))(key) for task in (whole, accumulated(whole, 3))]
+    tolerance = 1e-12 if dtype == jnp.float64 else 1e-5
+    np.testing.assert_allclose(traces[0].loss, traces[1].loss, rtol=tolerance)
+    np.testing.assert_allclose(traces[0].params["w"], traces[1].params["w"], rtol=tolerance)
+    assert traces[1].params["w"].dtype == traces[1].loss.dtype == dtype
+
+
+def test_a_batch_in_parts_needs_less_memory():
+    def loss(params, x):
+        return jnp.mean(jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params)[0] ** 2)
+
+    task = Problem(lambda key: jnp.zeros((8, 16, 16)), loss, full_batch(jnp.zeros((512, 16))))
+
+    def memory(task):
+        compiled = jax.jit(jax.grad(task.loss)).lower(task.init(None), jnp.zeros((512, 16))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert memory(accumulated(task, 16)) < memory(task) / 4
+
+
+def test_parts_that_do_not_divide_are_named():
+    task = problem(full_batch(jnp.asarray(ROWS)))
+    with pytest.raises(ValueError, match="parts: expected a positive integer, got 0"):
+        accumulated(task, 0)
+    with pytest.raises(ValueError, match="parts: expected a divisor of the batch size 12, got 5"):
+        accumulated(task, 5).loss({"w": jnp.ones(2)}, jnp.asarray(ROWS))

@@ -2,6 +2,9 @@
 
 A run is nested scans: blocks of steps whose batches are drawn in bulk, records inside a block, steps inside a record.
 Probes are measured once a record by the middle scan, so under ``jax.vmap`` they cost nothing at the steps in between.
+
+Options are functions of its parts: `accumulated` takes the loss of a batch in pieces that fit into memory,
+`optim.frozen` leaves some parameters as they are, `optim.averaged` returns the mean of the iterates.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,6 +53,45 @@ class Trace(NamedTuple):
     probes: Mapping[str, Any]
     status: Int[Array, ""]
     diverged_at: Int[Array, ""]
+
+
+def accumulated(problem: Problem, parts: int) -> Problem:
+    r"""Take the loss of a batch part by part, so that only one part's activations are in memory at a time.
+
+    $$ L(\theta, B) = \frac{1}{m} \sum_{j=1}^m L(\theta, B_j), \quad B = B_1 \cup \dots \cup B_m $$
+
+    The gradient is the sum over the parts, each computed anew on the way back. It is that of the whole batch where the
+    loss is a mean over independent examples; batch normalisation sees its part alone.
+
+    Args:
+        problem: whose loss is a mean over a batch; all leaves of a batch have the examples along their first axis.
+        parts: m, a divisor of the batch size.
+
+    Returns:
+        The same problem with the loss taken in parts.
+
+    Raises:
+        ValueError: `parts` below 1; when the loss is traced, a batch that it does not divide.
+
+    Example:
+        >>> from calcdl.data import full_batch
+        >>> rows = jnp.array([1.0, 2.0, 3.0, 6.0])
+        >>> whole = Problem(lambda key: jnp.float32(1.0), lambda w, x: jnp.mean((w * x) ** 2), full_batch(rows))
+        >>> float(whole.loss(2.0, rows)), float(accumulated(whole, 2).loss(2.0, rows))
+        (50.0, 50.0)
+    """
+    if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
+        raise ValueError(f"parts: expected a positive integer, got {parts!r}")
+
+    def loss(params: Params, batch: Any) -> Scalar:
+        sizes = {len(leaf) for leaf in jax.tree.leaves(batch)}
+        if uneven := [size for size in sizes if size % parts]:
+            raise ValueError(f"parts: expected a divisor of the batch size {uneven[0]}, got {parts}")
+        divided = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
+        one = jax.checkpoint(lambda part: problem.loss(params, part))
+        return jnp.mean(jax.lax.map(one, divided), axis=0)
+
+    return problem._replace(loss=loss)
 
 
 def make_run(

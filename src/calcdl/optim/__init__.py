@@ -4,7 +4,8 @@
   why, `calcdl.train` runs one on minibatches. `Info` is what a step lets an observer see.
 - `descent` makes a solver from a name in `OPTIMISERS`, with a `schedule` from `SCHEDULES`, clipping and
   weight decay. Prefer "sgd" where theory is to be compared, "momentum" where the problem is ill conditioned
-  and the gradient exact, "adam" or "adamw" for deep networks. `averaged` returns the mean of any solver's iterates.
+  and the gradient exact, "adam" or "adamw" for deep networks. `averaged` returns the mean of any solver's iterates,
+  `frozen` keeps some parameters as they are.
 - `lbfgs` and `steepest_descent` search for their own rate: prefer `lbfgs` for any smooth objective without noise,
   `bfgs` or `newton` for up to some hundred parameters; `newton` is the one that tells saddles from minima.
 - `least_squares` fits residuals, by `levenberg_marquardt` unless told otherwise (`gauss_newton`, `dogleg`), and
@@ -25,6 +26,7 @@ from calcdl.optim.constrained import ConstrainedSolution as ConstrainedSolution
 from calcdl.optim.constrained import ConstrainedTrace as ConstrainedTrace
 from calcdl.optim.constrained import minimise_constrained as minimise_constrained
 from calcdl.optim.descent import descent as descent
+from calcdl.optim.freezing import frozen as frozen
 from calcdl.optim.hypergradients import Hypergradient as Hypergradient
 from calcdl.optim.hypergradients import hypergradient as hypergradient
 from calcdl.optim.hypergradients import trained as trained
