@@ -26,79 +26,100 @@ def zoo(index, branches=tuple(BRANCHES)):
     return lambda x: jax.lax.switch(index, branches, x)
 
 
-def test_finite_depth(truths):
-    def follow(index, q, correlation, weights, biases, *, depth):
-        function = zoo(index, (jnp.tanh, jax.nn.relu))
-        return correlation_trajectory(function, q, correlation, weights, biases, depth=depth)
+DEPTH = 30
+FOLLOWED = ("tanh", "relu", "gelu", "hard_sigmoid")
 
-    follow = jax.jit(follow, static_argnames="depth")
+
+@pytest.fixture(scope="module")
+def follow():
+    """The trajectory of four activations, in one program."""
+    branches = [ACTIVATIONS[name].function for name in FOLLOWED]
+
+    @jax.jit
+    def follow(index, q, correlation, weights, biases):
+        return correlation_trajectory(zoo(index, branches), q, correlation, weights, biases, depth=DEPTH)
+
+    return lambda name, *numbers: follow(FOLLOWED.index(name), *map(float, numbers))
+
+
+def test_finite_depth(truths, follow):
     for record in truths("signal_propagation.json")["finite_depth_trajectories"]:
         weights, biases, moment = record["sw2"], record["sb2"], record["input_second_moment"]
         q = weights * moment + biases
         first = (weights * moment * record["input_corr"] + biases) / q
-        depth = max(record["layers"][-1], 50)
-        trajectory = follow(("tanh", "relu").index(record["phi"]), q, first, weights, biases, depth=depth)
-        layers = np.array(record["layers"]) - 1
-        np.testing.assert_allclose(trajectory.q[layers], record["q"], rtol=1e-9)
-        np.testing.assert_allclose(trajectory.correlation[layers], record["c"], rtol=1e-9, atol=1e-12)
-        expected = record["log_gradsq_ratio_layer1_over_layerL"]
-        np.testing.assert_allclose(trajectory.log_gradient_ratio[layers], expected, rtol=1e-9, atol=1e-12)
-        expected = record["grad_corr_factor_log"]
-        np.testing.assert_allclose(trajectory.log_gradient_correlation[layers], expected, rtol=1e-9, atol=1e-12)
+        trajectory = jax.tree.map(np.asarray, follow(record["phi"], q, first, weights, biases))
+        layers = np.array([layer for layer in record["layers"] if layer <= DEPTH])
+        for name, field, tolerance in (
+            ("q", "q", 0),
+            ("correlation", "c", 1e-12),
+            ("log_gradient_ratio", "log_gradsq_ratio_layer1_over_layerL", 1e-12),
+            ("log_gradient_correlation", "grad_corr_factor_log", 1e-12),
+        ):
+            found = getattr(trajectory, name)[layers - 1]
+            np.testing.assert_allclose(found, record[field][: len(layers)], rtol=1e-9, atol=tolerance)
 
 
 def test_relu_is_the_arc_cosine_kernel():
-    mapped = jax.jit(lambda c: correlation_map(jax.nn.relu, c, 0.7, 2.0))
-    slope = jax.jit(lambda c: correlation_slope(jax.nn.relu, c, 0.7, 2.0))
+    @jax.jit
+    def look(c):
+        return correlation_map(jax.nn.relu, c, 0.7, 2.0), correlation_slope(jax.nn.relu, c, 0.7, 2.0)
+
     for c in (-1.0, -1 + 1e-9, -0.5, 0.0, 0.9, 1 - 1e-9, 1.0):
         angle = math.pi - math.acos(c)
-        assert mapped(c) == pytest.approx((math.sqrt(1 - c * c) + c * angle) / math.pi, abs=1e-12)
-        assert slope(c) == pytest.approx(angle / math.pi, abs=2e-12)
+        mapped, slope = look(c)
+        assert mapped == pytest.approx((math.sqrt(1 - c * c) + c * angle) / math.pi, abs=1e-12)
+        assert slope == pytest.approx(angle / math.pi, abs=2e-12)
     # 1 - C(c) = (1 - c) (1 - (2/3) √2/π √(1 - c) + ...), to the last digits that 1 - c itself has.
-    assert 1 - mapped(1 - 1e-10) == pytest.approx(1e-10 * (1 - 2e-5 * math.sqrt(2) / 3 / math.pi), rel=1e-5)
+    mapped = look(1 - 1e-10)[0]
+    assert 1 - mapped == pytest.approx(1e-10 * (1 - 2e-5 * math.sqrt(2) / 3 / math.pi), rel=1e-5)
 
 
 def test_one_stays_one_and_is_differentiable():
     def mapped(c, q):
         return correlation_map(jnp.tanh, c, q, 2.0, 0.05)
 
-    value, (by_correlation, by_length) = jax.jit(jax.value_and_grad(mapped, argnums=(0, 1)))(1.0, 0.7)
+    @jax.jit
+    def look(c, q):
+        length = meanfield.length_map(jnp.tanh, q, 2.0, 0.05)
+        return *jax.value_and_grad(mapped, argnums=(0, 1))(c, q), meanfield.chi1(jnp.tanh, q, 2.0) * q / length
+
+    value, (by_correlation, by_length), expected = look(1.0, 0.7)
     assert value == 1
-    length = meanfield.length_map(jnp.tanh, 0.7, 2.0, 0.05)
-    assert by_correlation == pytest.approx(float(meanfield.chi1(jnp.tanh, 0.7, 2.0) * 0.7 / length), rel=1e-7)
+    assert by_correlation == pytest.approx(float(expected), rel=1e-7)
     assert by_length == pytest.approx(0, abs=1e-12)
 
 
-def test_the_fixed_point_attracts_from_below():
-    @jax.jit
-    def residuals(index, weight_variance, bias_variance):
-        function = zoo(index, [ACTIVATIONS[name].function for name in cases])
-        q = meanfield.length_fixed_point(function, weight_variance, bias_variance).q
-        found = correlation_fixed_point(function, q, weight_variance, bias_variance)
-        at = jnp.stack([found, found / 2])
-        mapped = jax.vmap(lambda c: correlation_map(function, c, q, weight_variance, bias_variance))(at)
-        return mapped - at, found
+def test_the_fixed_point_attracts_from_below_and_is_differentiable():
+    """At lengths near those to which the layers lead; the derivative by difference quotients."""
+    cases = {
+        "tanh": (1.2, 3.0, 0.02),
+        "sigmoid": (70.0, 150.0, 0.1),
+        "elu": (1.0, 1.2, 0.1),
+    }
 
-    cases = {"tanh": (3.0, 0.02), "softsign": (6.0, 0.1), "sigmoid": (150.0, 0.1), "elu": (1.2, 0.1)}
-    for name, (weight_variance, bias_variance) in cases.items():
-        (at, below), found = residuals(list(cases).index(name), weight_variance, bias_variance)
+    @jax.jit
+    def look(index, q, weight_variance, bias_variance):
+        function = zoo(index, [ACTIVATIONS[name].function for name in cases])
+
+        def fixed_point(weight_variance):
+            return correlation_fixed_point(function, q, weight_variance, bias_variance)
+
+        found, slope = jax.jvp(fixed_point, (weight_variance,), (1.0,))
+        at = jnp.stack([found, found / 2])
+        mapped = jax.lax.map(lambda c: correlation_map(function, c, q, weight_variance, bias_variance), at)
+        return mapped - at, found, slope
+
+    for index, (name, (q, weight_variance, bias_variance)) in enumerate(cases.items()):
+        (at, below), found, slope = look(index, q, weight_variance, bias_variance)
         assert at == pytest.approx(0, abs=1e-13), name
         assert below > 0.001, name
         assert (found == 1) == (name == "elu"), name
+        step = 4e-5 * weight_variance
+        ends = [look(index, q, weight_variance + move, bias_variance)[1] for move in (-step, step)]
+        assert slope == pytest.approx(float(ends[1] - ends[0]) / (2 * step), rel=1e-6), name
 
 
-def test_derivative_of_the_fixed_point():
-    @jax.jit
-    def found(weight_variance):
-        return jax.jvp(lambda w: correlation_fixed_point(jnp.tanh, 1.0, w, 0.05), (weight_variance,), (1.0,))
-
-    step = 1e-4
-    difference = (found(2.5 + step)[0] - found(2.5 - step)[0]) / (2 * step)
-    assert found(2.5)[1] == pytest.approx(float(difference), rel=1e-6)
-    assert found(0.5) == (1, 0)
-
-
-def test_wide_networks(key):
+def test_wide_networks(key, follow):
     """12 networks of width 1000 for every activation, the same weights for all: lengths, correlations, gradients."""
     width, depth, networks, first = 1000, 3, 12, 0.3
     weight_variance = 1.5
@@ -106,7 +127,8 @@ def test_wide_networks(key):
     def measure(key):
         def step(h, key):
             # Only the variance of a weight counts in wide networks, and signs are drawn quickest.
-            signs = jax.random.rademacher(key, (width, width), jnp.float32)
+            bits = jax.random.bits(key, (width * width // 8, 1), jnp.uint8) >> jnp.arange(8, dtype=jnp.uint8)[None]
+            signs = 1 - 2 * (bits & 1).astype(jnp.float32).reshape(width, width)
             weight = signs * math.sqrt(weight_variance / width)
             a = jnp.stack([branch(h[i]) for i, branch in enumerate(BRANCHES)])
             return (a.reshape(-1, width) @ weight).reshape(a.shape), (h, weight)
@@ -138,29 +160,28 @@ def test_wide_networks(key):
         path = meanfield.length_trajectory(zoo(index), weight_variance, weight_variance, depth=depth)
         return jnp.stack([path.q[-1], jnp.exp(path.log_gradient_ratio[-1])])
 
-    @jax.jit
-    def predict_alike(index):
-        function = zoo(index, [BRANCHES[NAMES.index(name)] for name in pairs])
-        path = correlation_trajectory(function, weight_variance, first, weight_variance, depth=depth)
-        gradient = jnp.exp(path.log_gradient_ratio[-1] + path.log_gradient_correlation[-1])
-        return jnp.stack([path.q[-1] * path.correlation[-1], gradient])
+    def predict_alike(name):
+        path = follow(name, weight_variance, first, weight_variance, 0)
+        gradient = jnp.exp(path.log_gradient_ratio[depth - 1] + path.log_gradient_correlation[depth - 1])
+        return jnp.stack([path.q[depth - 1] * path.correlation[depth - 1], gradient])
 
-    pairs = ("tanh", "relu", "gelu", "hard_sigmoid")
     predicted = np.stack([predict(index) for index in range(len(BRANCHES))], axis=1)
     scores = (average[[0, 2]] - predicted) / error[[0, 2]]
     assert np.all(np.abs(scores) < 3), dict(zip(NAMES, scores.T, strict=True))
-    which = [NAMES.index(name) for name in pairs]
-    alike = np.stack([predict_alike(index) for index in range(len(pairs))], axis=1)
+    which = [NAMES.index(name) for name in FOLLOWED]
+    alike = np.stack([predict_alike(name) for name in FOLLOWED], axis=1)
     scores = (average[[1, 3]][:, which] - alike) / error[[1, 3]][:, which]
-    assert np.all(np.abs(scores) < 3), dict(zip(pairs, scores.T, strict=True))
+    assert np.all(np.abs(scores) < 3), dict(zip(FOLLOWED, scores.T, strict=True))
 
 
 def test_float32():
-    single = correlation_map(jnp.tanh, jnp.float32(0.2), 1.0, 2.0)
-    assert single.dtype == jnp.float32
-    assert single == pytest.approx(float(correlation_map(jnp.tanh, 0.2, 1.0, 2.0)), rel=2e-6)
-    found = correlation_fixed_point(jnp.tanh, jnp.float32(0.7217618), 2.0, 0.05)
-    assert found.dtype == jnp.float32
+    @jax.jit
+    def look(c, q):
+        return correlation_map(jnp.tanh, c, 1.0, 2.0), correlation_fixed_point(jnp.tanh, q, 2.0, 0.05)
+
+    mapped, found = look(jnp.float32(0), jnp.float32(0.7217618))
+    assert {mapped.dtype, found.dtype} == {jnp.dtype("float32")}
+    assert mapped == pytest.approx(0, abs=2e-6)  # tanh is odd
     assert found == pytest.approx(0.744082419501, rel=1e-4)
 
 
