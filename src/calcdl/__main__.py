@@ -9,6 +9,7 @@ from calcdl.experiments import (
     blocks,
     chain_rule,
     constrained,
+    cures,
     curve_fitting,
     derivatives,
     gradient_descent,
@@ -18,8 +19,11 @@ from calcdl.experiments import (
     likelihood,
     limits,
     linear_regression,
+    losses,
     optimisers,
+    phase_map,
     second_order,
+    sensitivity,
 )
 from calcdl.lab import environment, store
 from calcdl.lab.cli import DIRECTORY, DONE, STORAGE, Experiment, complain, guarded, main, say
@@ -38,6 +42,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "blocks": blocks.EXPERIMENT,
     "chain_rule": chain_rule.EXPERIMENT,
     "constrained": constrained.EXPERIMENT,
+    "cures": cures.EXPERIMENT,
     "curve_fitting": curve_fitting.EXPERIMENT,
     "derivatives": derivatives.EXPERIMENT,
     "gradient_descent": gradient_descent.EXPERIMENT,
@@ -47,8 +52,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     "likelihood": likelihood.EXPERIMENT,
     "limits": limits.EXPERIMENT,
     "linear_regression": linear_regression.EXPERIMENT,
+    "losses": losses.EXPERIMENT,
     "optimisers": optimisers.EXPERIMENT,
+    "phase_map": phase_map.EXPERIMENT,
     "second_order": second_order.EXPERIMENT,
+    "sensitivity": sensitivity.EXPERIMENT,
 }
 
 
