@@ -1,5 +1,6 @@
 """Numerics are tested in float64 with rank promotion refused, on two devices."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,9 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)  # what is compiled here runs a few times only
+
+# Tracing makes many objects that live on; looking through them for cycles often takes up to a twentieth of the time.
+gc.set_threshold(50_000, 20, 20)
 
 TRUTHS = Path(__file__).resolve().parents[2] / "shared" / "truths"
 

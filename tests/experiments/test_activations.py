@@ -149,12 +149,28 @@ def test_only_a_learned_slope_moves(results):
     assert abs(slope.isel(step=0) - 0.25).max() < 0.1 < abs(slope.isel(step=-1) - 0.25).max()
 
 
+FAR = np.concatenate([np.linspace(-60, 60, 240_001), [-1e4, 1e4]])
+NEAR = np.linspace(-6.0005, 6.0005, 12_002)
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    """Values on `FAR` and slopes on `NEAR` of every activation, by its name, from one program."""
+
+    @jax.jit
+    def program(far, near):
+        learned = {name: () if unit.learned is None else (unit.learned,) for name, unit in ACTIVATIONS.items()}
+        return {
+            name: (unit.function(far, *learned[name]), unit.derivative(near, *learned[name]))
+            for name, unit in ACTIVATIONS.items()
+        }
+
+    return jax.tree.map(np.asarray, program(FAR, NEAR))
+
+
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-def test_ranges_are_those_of_the_functions(activation):
-    unit = ACTIVATIONS[activation]
-    x = np.concatenate([np.linspace(-60, 60, 240_001), [-1e4, 1e4]])
-    slope = () if unit.learned is None else (unit.learned,)
-    values = np.asarray(unit.function(jnp.asarray(x), *slope))
+def test_ranges_are_those_of_the_functions(zoo, activation):
+    values, _ = zoo[activation]
     least, greatest = RANGES.get(activation, (-np.inf, np.inf))
     assert values.min() >= least
     assert values.max() <= greatest
@@ -164,11 +180,10 @@ def test_ranges_are_those_of_the_functions(activation):
 
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-def test_kinks_are_where_the_slope_jumps(activation):
-    unit = ACTIVATIONS[activation]
-    x, slope = np.linspace(-6.0005, 6.0005, 12_002), () if unit.learned is None else (unit.learned,)
-    jumps = np.flatnonzero(np.abs(np.diff(np.asarray(unit.derivative(jnp.asarray(x), *slope)))) > 0.01)
-    assert x[jumps] + 5e-4 == pytest.approx(KINKS.get(activation, ()), abs=1e-6)
+def test_kinks_are_where_the_slope_jumps(zoo, activation):
+    _, slope = zoo[activation]
+    jumps = np.flatnonzero(np.abs(np.diff(slope)) > 0.01)
+    assert NEAR[jumps] + 5e-4 == pytest.approx(KINKS.get(activation, ()), abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
