@@ -34,8 +34,9 @@ def layer_gradient_norms(
         One length a layer and example, safe from underflow.
 
     Example:
-        >>> print(layer_gradient_norms(jnp.array([[[0.0, 0.0], [3.0, 0.0]]]), jnp.array([[[2.0], [1.0]]])))
-        [[2.        3.1622777]]
+        >>> lengths = layer_gradient_norms(jnp.array([[[0.0, 0.0], [3.0, 0.0]]]), jnp.array([[[2.0], [1.0]]]))
+        >>> [round(float(length), 4) for length in lengths[0]]
+        [2.0, 3.1623]
     """
     return jnp.sqrt(array_norm(inputs, 2) ** 2 + 1) * array_norm(cotangents, 2)
 
