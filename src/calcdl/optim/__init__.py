@@ -15,10 +15,12 @@
   simple set prefer `projected` with a `projection`, for a penalty with a corner `proximal_descent`.
 - `hypergradient` differentiates a validation loss by what steers training: "forward" for a handful of
   hyperparameters, "unrolled" for many, "implicit" where training ends at a minimum.
+- `function_space` descends on predictions instead of parameters: gradient boosting of any loss with any weak learner.
 - `linear_least_squares` is the closed form: prefer it to any descent where the model is linear and the data
   fit in memory; "qr" unless the columns may be dependent, then "svd".
 """
 
+from calcdl.optim import function_space as function_space
 from calcdl.optim.augmented_lagrangian import augmented_lagrangian as augmented_lagrangian
 from calcdl.optim.averaging import Averaged as Averaged
 from calcdl.optim.averaging import averaged as averaged
