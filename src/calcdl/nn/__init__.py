@@ -12,6 +12,7 @@
 - `losses`: element-wise, the caller reduces. squared_error for numbers, softmax_cross_entropy for classes; huber where
   outliers are expected.
 - `regularisers`: penalties on a tree of weights. l2 shrinks all of them, l1 sets some to zero, elastic_net does both.
+- `variational`: autoencoders with random codes: the terms of their bound, and the gradient through a draw.
 
 Each module ends with a dictionary of its members by name, which is how a config reaches them. What most programs need
 is at hand here too: `nn.stack`, `nn.ACTIVATIONS`, `nn.squared_error`.
@@ -24,6 +25,7 @@ from calcdl.nn import losses as losses
 from calcdl.nn import networks as networks
 from calcdl.nn import normalisation as normalisation
 from calcdl.nn import regularisers as regularisers
+from calcdl.nn import variational as variational
 from calcdl.nn.activations import ACTIVATIONS as ACTIVATIONS
 from calcdl.nn.initialisers import INITIALISERS as INITIALISERS
 from calcdl.nn.layers import Layer as Layer
