@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from calcdl.diagnostics.probes import by_layer, signal_norms
 from calcdl.diagnostics.taps import Tap
+from calcdl.trees import array_norm
 from calcdl.types import Array
 
 
@@ -87,7 +88,10 @@ def attribute(taps: Mapping[str, Tap]) -> Attribution:
 
 
 def _logs(taps: Mapping[str, Tap], what: str) -> Float[Array, " depth"]:
-    cotangent = by_layer(taps, what).cotangent
-    if cotangent is None:
+    # Norms are joined, and not what they are of, which is larger.
+    found = {name: tap.cotangent for name, tap in taps.items() if name.rpartition(".")[2] == what}
+    if any(cotangent is None for cotangent in found.values()):
         raise ValueError(f"taps: expected floating-point values at {what!r}, whose gradient can be followed")
-    return jnp.log(signal_norms(cotangent))
+    norms = {name: array_norm(cotangent) if name == f"first.{what}" else signal_norms(cotangent)
+             for name, cotangent in found.items()}  # fmt: skip
+    return jnp.log(by_layer(norms, what))
