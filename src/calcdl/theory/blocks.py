@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from calcdl.calculus.quadrature import gaussian_expectation
-from calcdl.theory.correlations import checked
+from calcdl.theory.arguments import checked
 from calcdl.theory.meanfield import BREAKPOINTS, Trajectory, chi1, length_fixed_point, length_map
 from calcdl.theory.pairs import batch_pair_expectation
 from calcdl.types import Array

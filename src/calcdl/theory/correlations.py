@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from calcdl.theory.arguments import checked
 from calcdl.theory.meanfield import BREAKPOINTS, chi1, length_map, length_trajectory
 from calcdl.theory.pairs import by_distance
 from calcdl.types import Array
@@ -334,21 +335,6 @@ def _trajectory(
 
     found: tuple[Array, Array] = jax.lax.scan(layer, first, (lengths, factors))[1]
     return found
-
-
-def checked(**numbers: Any) -> tuple[Array, ...]:
-    """Check the numbers that are not traced, and give all of them one dtype.
-
-    Example:
-        >>> [number.item() for number in checked(q=1, weight_variance=2.0)]
-        [1.0, 2.0]
-    """
-    for name, value in numbers.items():
-        least = -1 if name == "correlation" else 0
-        if isinstance(value, float | int) and not (math.isfinite(value) and value >= least):
-            raise ValueError(f"{name} must be finite and at least {least}, got {value}")
-    dtype = jnp.promote_types(jnp.result_type(*numbers.values(), 1.0), jnp.float32)
-    return tuple(jnp.asarray(number, dtype) for number in numbers.values())
 
 
 def _check_correlation(correlation: Any) -> None:

@@ -17,7 +17,6 @@ Reference: Poole et al. 2016, arXiv:1606.05340, eq. 3; Schoenholz et al. 2017, a
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from calcdl.calculus.quadrature import gaussian_expectation
+from calcdl.theory.arguments import checked
 from calcdl.types import Array
 
 Function = Callable[[Array], Array]
@@ -108,7 +108,7 @@ def length_map(
 
     Reference: Poole et al. 2016, arXiv:1606.05340, eq. 3.
     """
-    q, weight_variance, bias_variance = _numbers(q=q, weight_variance=weight_variance, bias_variance=bias_variance)
+    q, weight_variance, bias_variance = checked(q=q, weight_variance=weight_variance, bias_variance=bias_variance)
     second = gaussian_expectation(lambda x: function(x) ** 2, scale=jnp.sqrt(q), breakpoints=breakpoints)
     return jnp.asarray(weight_variance * second + bias_variance)
 
@@ -138,7 +138,7 @@ def chi1(
 
     Reference: Schoenholz et al. 2017, arXiv:1611.01232, eq. 14.
     """
-    q, weight_variance = _numbers(q=q, weight_variance=weight_variance)
+    q, weight_variance = checked(q=q, weight_variance=weight_variance)
     slope = jax.grad(function)
     # At length 0 itself a kink would be met on the one side that jax.grad takes.
     scale = jnp.sqrt(jnp.maximum(q, _SHORTEST))
@@ -186,7 +186,7 @@ def length_fixed_point(
 
     Reference: Poole et al. 2016, arXiv:1606.05340, section 2; Hayou et al. 2019, arXiv:1902.06853, section 3.
     """
-    numbers = _numbers(weight_variance=weight_variance, bias_variance=bias_variance, start=start)
+    numbers = checked(weight_variance=weight_variance, bias_variance=bias_variance, start=start)
     if isinstance(start, float | int) and start == 0:
         raise ValueError("start must be positive, got 0: the length map of length 0 says nothing of others")
     return FixedPoint(*_fixed_point(function, breakpoints, *numbers))
@@ -256,7 +256,7 @@ def length_trajectory(
 
     Reference: Schoenholz et al. 2017, arXiv:1611.01232, section 4.
     """
-    numbers = _numbers(q=q, weight_variance=weight_variance, bias_variance=bias_variance)
+    numbers = checked(q=q, weight_variance=weight_variance, bias_variance=bias_variance)
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
     return Trajectory(*_trajectory(function, breakpoints, depth, *numbers))
@@ -387,12 +387,3 @@ def _trajectory(
     _, (lengths, factors) = jax.lax.scan(layer, first, length=depth)
     logs = jnp.concatenate([jnp.zeros_like(factors[:1]), jnp.cumsum(jnp.log(factors[:-1]))])
     return Trajectory(lengths, factors, logs)
-
-
-def _numbers(**numbers: Any) -> tuple[Array, ...]:
-    """Check the numbers that are not traced, and give all of them one dtype."""
-    for name, value in numbers.items():
-        if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and at least 0, got {value}")
-    dtype = jnp.promote_types(jnp.result_type(*numbers.values(), 1.0), jnp.float32)
-    return tuple(jnp.asarray(number, dtype) for number in numbers.values())

@@ -25,7 +25,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from calcdl.calculus.quadrature import gaussian_expectation
-from calcdl.theory.correlations import checked, correlation_slope, fixed_distance
+from calcdl.theory.arguments import checked
+from calcdl.theory.correlations import correlation_slope, fixed_distance
 from calcdl.theory.meanfield import BREAKPOINTS, GROWS, length_fixed_point, length_map
 from calcdl.types import Array
 
