@@ -12,6 +12,7 @@ from calcdl.data import (
     polynomial_features,
     split,
     standardise,
+    together,
 )
 from calcdl.types import DataError
 
@@ -210,3 +211,19 @@ def test_arrays_of_unequal_rows_are_refused():
         minibatches((jnp.arange(3), jnp.arange(4)), 2)
     with pytest.raises(ValueError, match="arrays: expected one number of rows"):
         minibatches(jnp.float32(1), 1)
+
+
+def test_batches_drawn_together_are_those_drawn_alone(key):
+    rows = minibatches(jnp.arange(12.0), 5)
+    noise = fresh(lambda key, count: jax.random.normal(key, (count, 2)))
+    both, keys = together(rows, noise), jax.random.split(key)
+    schedule = both.prepare(key, 3, 4)
+    alone = rows.prepare(keys[0], 3, 4), noise.prepare(keys[1], 3, 4)
+    for step in range(4):
+        at = [jax.tree.map(lambda leaf, step=step: leaf[step], part) for part in (schedule, *alone)]
+        found = both.take(at[0])
+        np.testing.assert_array_equal(found[0], rows.take(at[1]))
+        np.testing.assert_array_equal(found[1], noise.take(at[2]))
+    assert both.epoch == rows.epoch
+    with pytest.raises(ValueError, match="parts: expected at least one, got none"):
+        together()

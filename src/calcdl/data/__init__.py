@@ -22,6 +22,7 @@ from calcdl.data.dataset import minibatches as minibatches
 from calcdl.data.dataset import polynomial_features as polynomial_features
 from calcdl.data.dataset import split as split
 from calcdl.data.dataset import standardise as standardise
+from calcdl.data.dataset import together as together
 from calcdl.data.files import read_file as read_file
 from calcdl.data.real import DATASETS as DATASETS
 from calcdl.data.real import Bundled as Bundled

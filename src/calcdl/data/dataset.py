@@ -308,6 +308,40 @@ def fresh(sampler: Callable[[Key, int], Batch]) -> Batches:
     return Batches(prepare, lambda batch: batch, 1)
 
 
+def together(*parts: Batches) -> Batches:
+    """Join batches that are drawn side by side, such as rows and the noise that is added to them.
+
+    `(b_1, b_2, ...)` at every step, each part with a key of its own
+
+    Args:
+        parts: at least one; the first one says how many steps an epoch has.
+
+    Returns:
+        Batches that are tuples.
+
+    Raises:
+        ValueError: no part.
+
+    Example:
+        >>> rows, noise = full_batch(jnp.ones(2)), fresh(lambda key, count: jax.random.normal(key, (count, 3)))
+        >>> both = together(rows, noise)
+        >>> schedule = both.prepare(jax.random.key(0), 0, 4)
+        >>> [part.shape for part in both.take(jax.tree.map(lambda leaf: leaf[0], schedule))]
+        [(2,), (3,)]
+    """
+    if not parts:
+        raise ValueError("parts: expected at least one, got none")
+
+    def prepare(key: Key, first_step: Array | int, count: int) -> Schedule:
+        keys = jax.random.split(key, len(parts))
+        return tuple(part.prepare(own, first_step, count) for part, own in zip(parts, keys, strict=True))
+
+    def take(schedule: Schedule) -> Batch:
+        return tuple(part.take(own) for part, own in zip(parts, schedule, strict=True))
+
+    return Batches(prepare, take, parts[0].epoch)
+
+
 def _steps(first_step: Array | int, count: int) -> Array:
     return jnp.asarray(first_step, jnp.int32) + jnp.arange(count, dtype=jnp.int32)
 

@@ -154,15 +154,11 @@ def problem(coder: Coder, x: Array, beta: Any, batch: int, latents: int) -> Prob
     rows = data.minibatches(x, batch)
     noise = data.fresh(lambda key, count: jax.random.normal(key, (count, batch, latents), x.dtype))
 
-    def prepare(key: Key, first: Any, count: int) -> Any:
-        keys = jax.random.split(key)
-        return rows.prepare(keys[0], first, count), noise.prepare(keys[1], first, count)
-
     def loss(params: Any, given: Any) -> Array:
         distortion, rate = bound(coder, params, *given)
         return jnp.mean(distortion + beta * rate)
 
-    return Problem(coder.init, loss, data.Batches(prepare, lambda s: (rows.take(s[0]), noise.take(s[1])), rows.epoch))
+    return Problem(coder.init, loss, data.together(rows, noise))
 
 
 def trained(key: Key, task: Problem, learning_rate: float, steps: int) -> Any:

@@ -167,10 +167,6 @@ def fit(
     coder, rows = linear_coder(size, used, x.shape[1]), data.minibatches(x, batch)
     noise = data.fresh(lambda key, count: jax.random.normal(key, (count, batch, size), x.dtype))
 
-    def prepare(key: Key, first: Any, count: int) -> Any:
-        keys = jax.random.split(key)
-        return rows.prepare(keys[0], first, count), noise.prepare(keys[1], first, count)
-
     def loss(params: Any, given: Any) -> Array:
         return jnp.mean(jnp.sum(bound(coder, params, *given), axis=0))
 
@@ -181,10 +177,9 @@ def fit(
     def look(objective: Any, params: Any, info: Any) -> Array:
         return exact_elbo(coder, params, weight(params), x)
 
-    batches = data.Batches(prepare, lambda step: (rows.take(step[0]), noise.take(step[1])), rows.epoch)
     adam = optim.descent("adam", learning_rate, schedule=optim.schedule("cosine", steps=steps))
-    trace = make_run(Problem(coder.init, loss, batches), adam, steps=steps, record_every=record_every,
-                     probes={"elbo": look})(key)  # fmt: skip
+    problem = Problem(coder.init, loss, data.together(rows, noise))
+    trace = make_run(problem, adam, steps=steps, record_every=record_every, probes={"elbo": look})(key)
     variance = jnp.exp(2 * trace.params["log_noise"])
     return {"elbo": trace.probes["elbo"], "weight": weight(trace.params), "variance": variance,
             "status": trace.status, "diverged_at": trace.diverged_at}  # fmt: skip
