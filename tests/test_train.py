@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from calcdl.data import fresh, full_batch, minibatches
-from calcdl.optim import descent
-from calcdl.train import Problem, _records_in_block, accumulated, make_run
+from calcdl.optim import descent, frozen
+from calcdl.train import Problem, _records_in_block, accumulated, learned_penalty, make_run
 
 ROWS = np.arange(24, dtype=np.float64).reshape(12, 2) / 10
 
@@ -150,3 +150,74 @@ def test_parts_that_do_not_divide_are_named():
         accumulated(task, 0)
     with pytest.raises(ValueError, match="parts: expected a divisor of the batch size 12, got 5"):
         accumulated(task, 5).loss({"w": jnp.ones(2)}, jnp.asarray(ROWS))
+
+
+TOWARDS = np.array([[3.0, 1.0, -2.0], [0.5, -1.5, 1.0]])
+
+
+def ridge(strength, dtype=jnp.float64, solver=None, groups=False):
+    """L is nearest at TOWARDS, V nearer to 0 by a factor: 0.4, or one for each row, which has its own strength."""
+    towards = jnp.asarray(TOWARDS, dtype)
+    held = towards * jnp.asarray([[0.5], [0.1]] if groups else 0.4, dtype)
+    return learned_penalty(
+        Problem(lambda key: jnp.zeros((2, 3), dtype), lambda w, x: jnp.sum((w - x) ** 2) / 2, full_batch(towards)),
+        solver or descent("sgd", 0.5),
+        (lambda w: {"a": w[0] @ w[0] / 2, "b": w[1] @ w[1] / 2}) if groups else lambda w: jnp.sum(w**2) / 2,
+        strength,
+        lambda w: jnp.sum((w - held) ** 2) / 2,
+        descent("sgd", 0.2),
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_penalty_is_learned_to_the_best_of_a_ridge_with_equal_curvatures(dtype, key):
+    # w = x / (1 + strength) is nearest to 0.4 x at strength 1.5; curvatures are equal, so one step ahead is enough.
+    run = jax.jit(jax.vmap(lambda strength: make_run(*ridge(strength, dtype), steps=200)(key)))
+    trace = run(jnp.array([0.01, 1.0, 2.5], dtype))
+    np.testing.assert_allclose(jnp.exp(trace.params.log_strength), 1.5, rtol=1e-9 if dtype == jnp.float64 else 1e-5)
+    assert trace.params.log_strength.dtype == trace.params.params.dtype == trace.loss.dtype == dtype
+
+
+def test_each_group_has_its_own_strength(key):
+    task, solver = ridge({"a": 1.0, "b": 1.0}, solver=descent("sgd", 0.15), groups=True)
+    found = jax.jit(make_run(task, solver, steps=2000))(key).params.log_strength
+    np.testing.assert_allclose([jnp.exp(found["a"]), jnp.exp(found["b"])], [1.0, 9.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+def test_strengths_follow_the_derivative_of_the_held_out_loss_through_a_step(name):
+    task, solver = ridge(0.7, solver=descent(name, 0.3))
+    batch = jnp.asarray(TOWARDS)
+    objective = lambda p: task.loss(p, batch)  # noqa: E731
+    at, state, _ = solver.step(objective, task.init(None), solver.init(task.init(None)))
+
+    def held_out(log):
+        moved, _, _ = solver.step(objective, at._replace(log_strength=log), state)
+        return jnp.sum((moved.params - 0.4 * TOWARDS) ** 2) / 2
+
+    _, _, info = solver.step(objective, at, state)
+    difference = (held_out(at.log_strength + 1e-6) - held_out(at.log_strength - 1e-6)) / 2e-6
+    np.testing.assert_allclose(info.gradient.log_strength, difference, rtol=1e-7)
+    np.testing.assert_allclose(info.update.log_strength, -0.2 * info.gradient.log_strength, rtol=1e-12)
+    np.testing.assert_allclose(info.gradient.params, jax.grad(objective)(at).params, rtol=1e-12)
+
+
+def test_a_learned_penalty_stands_beside_the_other_options(key):
+    plain = ridge(0.5)
+    held = frozen(plain[1], ["log_strength"])
+    trace = make_run(plain[0], held, steps=100)(key)
+    np.testing.assert_allclose(trace.params.params, TOWARDS / 1.5, rtol=1e-9)
+    np.testing.assert_allclose(jnp.exp(trace.params.log_strength), 0.5, rtol=1e-12)
+    rows = problem(minibatches(jnp.asarray(ROWS), 6))
+    added = (descent("sgd", 0.02), lambda p: p["w"] @ p["w"], 0.1, lambda p: rows.loss(p, jnp.asarray(ROWS[:3])))
+    pair = [learned_penalty(one, *added, descent("sgd", 0.1)) for one in (rows, accumulated(rows, 3))]
+    whole, parts = (make_run(*one, steps=5)(key) for one in pair)
+    np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-12)
+    np.testing.assert_allclose(parts.params.log_strength, whole.params.log_strength, rtol=1e-12)
+
+
+def test_strengths_that_cannot_be_are_named():
+    with pytest.raises(ValueError, match=r"strength: expected numbers above 0, got 0\.0"):
+        ridge(0.0)
+    with pytest.raises(ValueError, match="strength: expected one number a penalty"):
+        ridge({"a": 1.0}, groups=True)[0].init(None)

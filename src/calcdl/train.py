@@ -4,7 +4,8 @@ A run is nested scans: blocks of steps whose batches are drawn in bulk, records 
 Probes are measured once a record by the middle scan, so under ``jax.vmap`` they cost nothing at the steps in between.
 
 Options are functions of its parts: `accumulated` takes the loss of a batch in pieces that fit into memory,
-`optim.frozen` leaves some parameters as they are, `optim.averaged` returns the mean of the iterates.
+`learned_penalty` adds a penalty whose strength follows a held-out loss, `optim.frozen` leaves some parameters as they
+are, `optim.averaged` returns the mean of the iterates.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,8 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from calcdl.data.dataset import Batches
-from calcdl.optim.solver import Solver
-from calcdl.types import Array, Key, Params, Probe, Scalar
+from calcdl.optim.solver import Info, Solver
+from calcdl.types import Array, Key, Objective, Params, Probe, Scalar
 
 OK, DIVERGED = 0, 1
 BULK_STEPS = 64
@@ -53,6 +54,18 @@ class Trace(NamedTuple):
     probes: Mapping[str, Any]
     status: Int[Array, ""]
     diverged_at: Int[Array, ""]
+
+
+class Penalised(NamedTuple):
+    """Parameters with the strengths of their penalties, learned together.
+
+    Attributes:
+        params: the parameters.
+        log_strength: logarithms of the strengths, one a penalty.
+    """
+
+    params: Params
+    log_strength: Any
 
 
 def accumulated(problem: Problem, parts: int) -> Problem:
@@ -92,6 +105,85 @@ def accumulated(problem: Problem, parts: int) -> Problem:
         return jnp.mean(jax.lax.map(one, divided), axis=0)
 
     return problem._replace(loss=loss)
+
+
+def learned_penalty(
+    problem: Problem,
+    solver: Solver,
+    penalty: Callable[[Params], Any],
+    strength: Any,
+    held_out: Objective,
+    steering: Solver,
+) -> tuple[Problem, Solver]:
+    r"""Add penalties whose strengths are learned on the way, by the gradient of a held-out loss through each step.
+
+    $$ p_{k+1} = \mathrm{step}\Bigl(L + \sum_i e^{s_i} R_i\Bigr)(p_k), \quad
+       s_{k+1} = \mathrm{steer}\bigl(s \mapsto V(p_{k+1}(s))\bigr)(s_k) $$
+
+    The strengths see one step ahead. Where they settle, no small change of theirs would make the next step better,
+    which is not quite the best end of training: there the gradient of V is weighted by the curvature, here it is not
+    (`optim.hypergradient` has it in full, for a whole run or its end). A step costs about three times as much, and
+    should stay stable at the strengths reached: a total curvature c needs a learning rate below 2 / c.
+
+    Args:
+        problem: whose loss L is to be penalised.
+        solver: what moves the parameters; one whose step can be differentiated backwards, as those of `descent` can.
+        penalty: `params -> R`, a scalar or a tree of them, one for each group that is to have its own strength.
+        strength: where the strengths start, above 0; a number, or a tree like R.
+        held_out: V, the loss on rows that L does not see, a function of the parameters.
+        steering: what moves the logarithms of the strengths, such as `descent("adam", 0.01)`.
+
+    Returns:
+        The problem and the solver of `Penalised` parameters, for `make_run`.
+
+    Raises:
+        ValueError: a strength not above 0; when the loss is traced, a penalty of another structure.
+
+    Example:
+        >>> from calcdl.data import full_batch
+        >>> from calcdl.optim import descent
+        >>> pull = Problem(lambda key: jnp.float32(4.0), lambda w, _: (w - 4) ** 2 / 2, full_batch(()))
+        >>> task, solver = learned_penalty(
+        ...     pull, descent("sgd", 0.5), lambda w: w**2 / 2, 0.1, lambda w: (w - 2) ** 2 / 2, descent("sgd", 0.5)
+        ... )
+        >>> found = make_run(task, solver, steps=100)(jax.random.key(0)).params
+        >>> print(f"{found.params:.3f} {jnp.exp(found.log_strength):.3f}")  # 4 / (1 + strength) is 2
+        2.000 1.000
+
+    Reference:
+        Luketina, Berglund, Greff and Raiko (2016), Scalable gradient-based tuning of continuous regularization
+        hyperparameters, ICML, section 2.1.
+    """
+    known = [leaf for leaf in jax.tree.leaves(strength) if not isinstance(leaf, jax.core.Tracer)]
+    if wrong := [leaf for leaf in known if not jnp.all(jnp.asarray(leaf) > 0)]:
+        raise ValueError(f"strength: expected numbers above 0, got {wrong[0]}")
+
+    def init(key: Key) -> Penalised:
+        params = problem.init(key)
+        terms = penalty(params)
+        wanted, got = (str(jax.tree.structure(tree)) for tree in (terms, strength))
+        if wanted != got:
+            raise ValueError(f"strength: expected one number a penalty, {wanted}, got {got}")
+        logs = jax.tree.map(lambda one, term: jnp.log(jnp.asarray(one, term.dtype)), strength, terms)
+        return Penalised(params, logs)
+
+    def loss(whole: Penalised, batch: Any) -> Scalar:
+        terms = jax.tree.map(lambda log, term: jnp.exp(log) * term, whole.log_strength, penalty(whole.params))
+        return problem.loss(whole.params, batch) + sum(jax.tree.leaves(terms))
+
+    def start(whole: Penalised) -> Any:
+        return solver.init(whole.params), steering.init(whole.log_strength)
+
+    def step(objective: Objective, whole: Penalised, state: Any) -> tuple[Penalised, Any, Info]:
+        def move(logs: Any) -> Any:
+            return solver.step(lambda params: objective(Penalised(params, logs)), whole.params, state[0])
+
+        params, inner, info = move(whole.log_strength)
+        logs, outer, seen = steering.step(lambda logs: held_out(move(logs)[0]), whole.log_strength, state[1])
+        gradient, update = Penalised(info.gradient, seen.gradient), Penalised(info.update, seen.update)
+        return Penalised(params, logs), (inner, outer), Info(info.value, gradient, update, info.status)
+
+    return problem._replace(init=init, loss=loss), Solver(start, step)
 
 
 def make_run(

@@ -5,7 +5,7 @@
 - `descent` makes a solver from a name in `OPTIMISERS`, with a `schedule` from `SCHEDULES`, clipping and
   weight decay. Prefer "sgd" where theory is to be compared, "momentum" where the problem is ill conditioned
   and the gradient exact, "adam" or "adamw" for deep networks. `averaged` returns the mean of any solver's iterates,
-  `frozen` keeps some parameters as they are.
+  `frozen` keeps some parameters as they are, `alternating` takes the steps of several solvers in turn.
 - `lbfgs` and `steepest_descent` search for their own rate: prefer `lbfgs` for any smooth objective without noise,
   `bfgs` or `newton` for up to some hundred parameters; `newton` is the one that tells saddles from minima.
 - `least_squares` fits residuals, by `levenberg_marquardt` unless told otherwise (`gauss_newton`, `dogleg`), and
@@ -21,6 +21,7 @@
 """
 
 from calcdl.optim import function_space as function_space
+from calcdl.optim.alternation import alternating as alternating
 from calcdl.optim.augmented_lagrangian import augmented_lagrangian as augmented_lagrangian
 from calcdl.optim.averaging import Averaged as Averaged
 from calcdl.optim.averaging import averaged as averaged
