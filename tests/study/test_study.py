@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 
-from calcdl.study import axis, collect, execute, join, part, plan, run, summarise
+from calcdl.study import axis, collect, execute, interval, join, part, plan, run, summarise
 
 SEEDS = (3, 0, 7, 2**32 - 1, 11)
 
@@ -158,6 +159,27 @@ def test_summaries_count_what_they_leave_out():
     summary = summarise(table.y, table.status, "x")
     assert float(summary.middle) == 1.5
     assert (int(summary.ok), int(summary.total)) == (2, 3)
+
+
+def test_an_interval_holds_the_mean_of_normal_draws_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3.0, 2.0, size=(4000, 5)).astype(np.float32)
+    for confidence in (0.95, 0.5):
+        found = interval(xarray.DataArray(draws, dims=("trial", "seed")), confidence=confidence)
+        share = float((abs(found.mean - 3.0) <= found.half).mean())
+        assert abs(share - confidence) < 4 * (confidence * (1 - confidence) / 4000) ** 0.5
+        assert found.mean.dtype == np.float64
+        assert found.half.dims == ("trial",)
+
+
+def test_an_interval_does_not_swallow_a_failure_nor_invent_a_spread():
+    values = xarray.DataArray([[1.0, np.nan, 3.0], [1.0, 2.0, 3.0]], dims=("kind", "seed"))
+    found = interval(values)
+    assert np.isnan(found.mean).values.tolist() == np.isnan(found.half).values.tolist() == [True, False]
+    alone = interval(values.isel(seed=[2]))
+    assert alone.mean.values.tolist() == [3.0, 3.0]
+    assert np.isnan(alone.half).all()
+    with pytest.raises(ValueError, match="confidence: expected a number between 0 and 1, got 95"):
+        interval(values, confidence=95)
 
 
 def test_finished_batches_are_not_run_again():

@@ -289,12 +289,9 @@ def _chord_verdict(networks: "xarray.Dataset") -> Verdict:
 
 
 def _likelihood_verdict(networks: "xarray.Dataset") -> Verdict:
-    from scipy.special import stdtrit
-
     bounds = -networks[["train", "held_out"]].where(networks.status == 0).isel(beta=0).sum("part", skipna=False)
     count, alone = bounds.sizes["seed"], float(networks.alone)
-    mean, error = float(bounds.held_out.mean(skipna=False)), float(bounds.held_out.std(ddof=1, skipna=False))
-    half = float(stdtrit(count - 1, 0.975)) * error / count**0.5
+    mean, half = (float(part) for part in study.interval(bounds.held_out))
     return Verdict(
         "held-out digits are likelier by the autoencoder than by the histograms of their pixels", mean - half > alone,
         mean - half, alone, f"lower end of the 95 % interval of the ELBO at β {float(bounds.beta):g}, {mean:.1f} ± "

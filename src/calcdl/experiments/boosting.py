@@ -296,15 +296,14 @@ def _descent(results: "xarray.Dataset") -> Verdict:
 
 
 def _shrinkage(regression: "xarray.Dataset") -> Verdict:
-    from scipy.stats import t
-
     least, rates = regression.validation.min("stage"), regression.learning_rate.values
-    gain = (least.sel(learning_rate=rates.max()) - least.sel(learning_rate=rates.min())).values
-    low = float(gain.mean() - t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)))
+    gain = study.interval(least.sel(learning_rate=rates.max()) - least.sel(learning_rate=rates.min()))
+    low = float(gain.mean - gain.half)
     told = ", ".join(f"{float(least.sel(learning_rate=rate).median()):.4g} at {rate:g}" for rate in rates)
     return Verdict(
         f"small steps predict better: least held-out error of a run, shrinkage {rates.min():g} against {rates.max():g}",
-        low > 0, low, 0.0, f"gain, lower end of its 95 % interval over {len(gain)} seeds; median errors {told}",
+        low > 0, low, 0.0, f"gain, lower end of its 95 % interval over {least.sizes['seed']} seeds; "
+        f"median errors {told}",
     )  # fmt: skip
 
 

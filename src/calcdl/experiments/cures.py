@@ -218,14 +218,12 @@ Effects = dict[str, Effect]
 
 def effects(config: Config, results: "xarray.Dataset") -> tuple[Effects, Effects]:
     """Measure what each cure gains in either set of seeds, at the rate that was best in the other set."""
-    from scipy.special import stdtrit
-
     accuracy, sets, found = worth(results), (config.first_seeds, config.second_seeds), []
     for own, other in (sets, sets[::-1]):
         best = accuracy.sel(seed=list(other)).mean("seed").idxmax("learning_rate")
         runs = accuracy.sel(seed=list(own), learning_rate=best)
         gains = runs - runs.sel(cure=NONE)
-        mean, half = gains.mean("seed"), gains.std("seed", ddof=1) * stdtrit(len(own) - 1, 0.975) / len(own) ** 0.5
+        mean, half = study.interval(gains)
         numbers = [one.to_series() for one in (mean, mean - half, mean + half, runs.mean("seed"))]
         found.append({cure: Effect(*(float(one[cure]) for one in numbers)) for cure in config.cures})
     return found[0], found[1]

@@ -159,14 +159,6 @@ def gap(one: "xarray.Dataset") -> "xarray.DataArray":
     return wide
 
 
-def interval(samples: Any) -> tuple[float, float]:
-    """Return the mean of some numbers and half the length of its 95 % interval."""
-    from scipy.special import stdtrit
-
-    values = np.asarray(samples, np.float64)
-    return float(values.mean()), float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / len(values) ** 0.5)
-
-
 def check(config: Config, results: "xarray.Dataset") -> tuple[Verdict, ...]:
     """Hold the losses against the entropy of the labels, and every remedy against none."""
     found, least = remedied(config, results), entropy(config)
@@ -186,7 +178,8 @@ def check(config: Config, results: "xarray.Dataset") -> tuple[Verdict, ...]:
     for name, one in found.items():
         for claim, value in claims.items():
             before, after = value(none), value(one)
-            mean, half = interval(after - before if value is accuracy else before - after)
+            gained = after - before if value is accuracy else before - after
+            mean, half = (float(part) for part in study.interval(gained))
             verdicts.append(Verdict(
                 f"{name} {claim}", mean > half and not lost, mean - half, 0.0,
                 f"lower end of the 95 % interval of the difference over {own.size} seeds; {float(before.mean()):.3f} "
@@ -239,7 +232,7 @@ def _draw_gaps(config: Config, results: "xarray.Dataset") -> "Figure":
     shown = {"gap, nats": gap, "loss on new rows, nats": tested, "accuracy on new rows": accuracy}
     for axes, (title, values) in zip(drawn[0], shown.items(), strict=True):
         for place, (name, one) in enumerate(cases.items()):
-            mean, half = interval(values(one))
+            mean, half = (float(part) for part in study.interval(values(one)))
             position = kinds[name.partition(",")[0]]
             axes.errorbar(mean, place, xerr=half, fmt=plots.marker(position), color=plots.colour(position), capsize=3)
         plots.threshold(axes, float(values(cases["none"]).mean()), along="x")

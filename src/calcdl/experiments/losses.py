@@ -284,21 +284,18 @@ def best(networks: "xarray.Dataset", gain: float) -> "xarray.Dataset":
 
 
 def _networks_verdict(config: Config, networks: "xarray.Dataset") -> Verdict:
-    from scipy.special import stdtrit
-
     chosen = best(networks, max(config.networks.gains))
     last, rates = chosen.accuracy.isel(record=-1), chosen.rate
-    gained = (last.sel(loss="cross_entropy") - last.sel(loss="squared_error")).values
-    half = stdtrit(len(gained) - 1, 0.975) * gained.std(ddof=1) / len(gained) ** 0.5
+    gained = study.interval(last.sel(loss="cross_entropy") - last.sel(loss="squared_error"))
+    low = float(gained.mean - gained.half)
     means = last.mean("seed")
     shown = ", ".join(
         f"{WORDS[loss]} {float(means.sel(loss=loss)):.3f} at rate {float(rates.sel(loss=loss)):g}"
         for loss in CLASSIFIERS
     )
     return Verdict(
-        "from a start that is sure of wrong classes cross-entropy learns more", bool(gained.mean() - half > 0),
-        float(gained.mean() - half), 0.0,
-        f"lower end of the 95 % interval of the accuracy gained over {len(gained)} seeds; means: {shown}",
+        "from a start that is sure of wrong classes cross-entropy learns more", low > 0, low, 0.0,
+        f"lower end of the 95 % interval of the accuracy gained over {last.sizes['seed']} seeds; means: {shown}",
     )  # fmt: skip
 
 

@@ -251,8 +251,6 @@ def _path_verdicts(config: Config, results: "xarray.Dataset") -> list[Verdict]:
 
 
 def _error_verdicts(config: Config, results: "xarray.Dataset") -> list[Verdict]:
-    from scipy.special import stdtrit
-
     found, plain = study.part(results, "errors").error, study.part(results, "plain").error
     fitted = found.sel(part="train")
     falls = [plain.sel(part="train") - fitted.isel(strength=0), -fitted.diff("strength")]
@@ -264,14 +262,15 @@ def _error_verdicts(config: Config, results: "xarray.Dataset") -> list[Verdict]:
     for name, rho in config.penalties.items():
         best = found.sel(l1_ratio=rho, part="validation").idxmin("strength")
         tested, without = found.sel(l1_ratio=rho, part="test").sel(strength=best), plain.sel(part="test")
-        gained = np.log(without / tested).values
+        gained = np.log(without / tested)
+        mean, half = (float(part) for part in study.interval(gained, "division"))
         # Divisions share rows: n_test / n_train is added to 1 / count after Nadeau and Bengio (2003).
-        half = stdtrit(count - 1, 0.975) * gained.std(ddof=1) * (1 / count + 1 / 2) ** 0.5
+        half *= (1 + count / 2) ** 0.5
         won, middle = float((gained > 0).mean()), [float(one.median()) for one in (without, tested, best)]
         verdicts.append(Verdict(
             f"{name}, its penalty chosen on other rows, predicts better than least squares", won >= GATE_WON, won,
             GATE_WON, f"share of {count} divisions; median errors {middle[0]:.3f} and {middle[1]:.3f} variances, at "
-            f"{middle[2]:.2g}; log of their ratio {gained.mean():.2f} ± {half:.2f} (95 %, shared rows considered)",
+            f"{middle[2]:.2g}; log of their ratio {mean:.2f} ± {half:.2f} (95 %, shared rows considered)",
         ))  # fmt: skip
     return verdicts
 

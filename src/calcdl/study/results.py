@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,18 @@ from calcdl.study.runner import DIVERGED, FAILED, NOT_RUN, OK, STATUSES, execute
 
 if TYPE_CHECKING:
     import xarray
+
+
+class Interval(NamedTuple):
+    """A mean with its interval, from `mean` less `half` to `mean` plus `half`.
+
+    Attributes:
+        mean: the mean.
+        half: half of the length of its interval, in the same unit.
+    """
+
+    mean: "xarray.DataArray"
+    half: "xarray.DataArray"
 
 
 def run(
@@ -196,6 +208,41 @@ def summarise(values: "xarray.DataArray", status: "xarray.DataArray", over: str 
             "total": xarray.ones_like(status).sum(over),
         }
     )
+
+
+def interval(values: "xarray.DataArray", over: str = SEED, confidence: float = 0.95) -> Interval:
+    r"""Return the mean of independent runs with its interval after Student.
+
+    $$ \bar x \pm t_{n-1, (1 + c) / 2} \, s / \sqrt n, \quad s^2 = \frac{1}{n - 1} \sum_i (x_i - \bar x)^2 $$
+
+    Args:
+        values: what was measured, with a NaN where a run failed: it makes mean and interval NaN.
+        over: the dimension along which values are independent draws.
+        confidence: c, between 0 and 1.
+
+    Returns:
+        The mean and half of the interval, along the other dimensions; the half is NaN for a single run.
+
+    Raises:
+        ValueError: a confidence outside (0, 1).
+
+    Example:
+        >>> from calcdl.study import axis
+        >>> table = run(lambda key, x: {"y": x}, [axis("x", [1.0, 2.0, 6.0])])
+        >>> found = interval(table.y, "x")
+        >>> print(f"{float(found.mean):.2f} ± {float(found.half):.2f}")
+        3.00 ± 6.57
+
+    Reference: Student (1908), The probable error of a mean, Biometrika 6.
+    """
+    from scipy.special import stdtrit
+
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence}")
+    count = values.sizes[over]
+    wide = values.astype(np.float64)
+    error = wide.std(over, ddof=1, skipna=False) / count**0.5 if count > 1 else wide.mean(over) * np.nan
+    return Interval(wide.mean(over, skipna=False), error * stdtrit(count - 1, (1 + confidence) / 2))
 
 
 def join(**studies: "xarray.Dataset") -> "xarray.Dataset":
