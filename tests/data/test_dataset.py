@@ -10,6 +10,7 @@ from calcdl.data import (
     load,
     minibatches,
     polynomial_features,
+    rows,
     split,
     standardise,
     together,
@@ -82,6 +83,20 @@ def test_statistics_come_from_train_rows_only():
     np.testing.assert_allclose(scaled.features[parts.train].mean(axis=0), 0, atol=1e-13)
     np.testing.assert_allclose(scaled.features[parts.train].std(axis=0, ddof=0), 1, rtol=1e-13)
     np.testing.assert_allclose(scaled.features * statistics.scale + statistics.mean, moved.features)
+
+
+@pytest.mark.parametrize("dtype", ["float32", np.float64])
+@pytest.mark.parametrize("labels", [None, [0, 1] * 10])
+def test_rows_of_a_part_have_the_dtypes_of_compiled_code(labels, dtype):
+    dataset = split(made_up(labels=labels), validation=0.3, test=0.2)
+    for part in ("train", "validation", "test"):
+        x, y = rows(dataset, part, dtype)
+        chosen = getattr(dataset, part)
+        np.testing.assert_array_equal(x, dataset.features[chosen].astype(dtype))
+        np.testing.assert_array_equal(y, dataset.targets[chosen].astype(y.dtype))
+        assert (x.dtype, y.dtype) == (np.dtype(dtype), np.dtype(dtype if labels is None else "int32"))
+    with pytest.raises(ValueError, match="part: expected train, validation or test, got 'held_out'"):
+        rows(dataset, "held_out")
 
 
 def test_constant_columns_are_named_or_kept():

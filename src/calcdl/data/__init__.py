@@ -1,7 +1,7 @@
 """Data: bundled sets, a user's own files, made-up problems, and batches drawn inside compiled loops.
 
 - `load` a bundled set by name (`DATASETS`) or a CSV or NPZ file by path; then `split`, and `standardise` by
-  the train rows.
+  the train rows; `rows` gives a part in the dtypes of compiled code.
 - `synthetic` makes lines, sines, spirals and teacher networks from a key: prefer them where the answer must
   be known.
 - `minibatches` where an epoch of a fixed set is to be seen row by row; `full_batch` for the exact gradient;
@@ -20,6 +20,7 @@ from calcdl.data.dataset import fresh as fresh
 from calcdl.data.dataset import full_batch as full_batch
 from calcdl.data.dataset import minibatches as minibatches
 from calcdl.data.dataset import polynomial_features as polynomial_features
+from calcdl.data.dataset import rows as rows
 from calcdl.data.dataset import split as split
 from calcdl.data.dataset import standardise as standardise
 from calcdl.data.dataset import together as together

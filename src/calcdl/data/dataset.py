@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from calcdl.types import Array, DataError, Key
@@ -169,6 +170,35 @@ def standardise(dataset: Dataset, *, constant: Literal["raise", "keep"] = "raise
     mean = np.where(still, fitted[0], fitted.mean(axis=0))
     scale = np.where(still, 1.0, fitted.std(axis=0))
     return dataset._replace(features=(dataset.features - mean) / scale), Statistics(mean, scale)
+
+
+def rows(
+    dataset: Dataset, part: Literal["train", "validation", "test"] = "train", dtype: DTypeLike = np.float32
+) -> tuple[Float[np.ndarray, "part columns"], Float[np.ndarray, " part"] | Int[np.ndarray, " part"]]:
+    """Return features and targets of one part, in the dtypes of compiled code.
+
+    Args:
+        dataset: the data set.
+        part: which rows.
+        dtype: of the features, and of targets that are numbers; labels are int32.
+
+    Returns:
+        The features and the targets.
+
+    Raises:
+        ValueError: an unknown part.
+
+    Example:
+        >>> from calcdl.data import load
+        >>> x, y = rows(split(load("iris")), "test")
+        >>> x.shape, x.dtype, y.dtype
+        ((24, 4), dtype('float32'), dtype('int32'))
+    """
+    if part not in ("train", "validation", "test"):
+        raise ValueError(f"part: expected train, validation or test, got {part!r}")
+    chosen = dataset._asdict()[part]
+    kind = np.int32 if dataset.target_kind == "classification" else dtype
+    return dataset.features[chosen].astype(dtype), dataset.targets[chosen].astype(kind)
 
 
 def polynomial_features(dataset: Dataset, degree: int) -> Dataset:

@@ -135,9 +135,8 @@ def digits_rows(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if config.digits.batch > len(dataset.train):
         most = f"expected at most the {len(dataset.train)} training rows"
         raise ConfigError(f"digits.batch: got {config.digits.batch}; {most}")
-    features, labels = dataset.features.astype(config.precision), dataset.targets.astype(np.int32)
-    parts = {"train": dataset.train, "held_out": dataset.validation}
-    return {name: (features[index], labels[index]) for name, index in parts.items()}
+    known, held_out = (data.rows(dataset, part, config.precision) for part in ("train", "validation"))
+    return {"train": known, "held_out": held_out}
 
 
 def curve(key: Key, *, x: Array, activation: str) -> dict[str, Array]:

@@ -28,8 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from pydantic import Field, model_validator
 
-from calcdl import diagnostics, nn, study, theory
-from calcdl.data import load, split, standardise
+from calcdl import data, diagnostics, nn, study, theory
 from calcdl.diagnostics.health import Decay, decay, in_words, settled_layers
 from calcdl.lab import plots
 from calcdl.lab.cli import Experiment, main
@@ -120,15 +119,15 @@ def measure(config: Config, run: Any = study.run) -> "xarray.Dataset":
 
 def images(config: Config) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Return standardised images, their labels, and the second moments that the theory starts from."""
-    dataset = load("digits", None, "classification", constant="keep", collinear="keep")
-    dataset, _ = standardise(split(dataset, validation=0.2, test=0.0), constant="keep")
-    rows = dataset.features[dataset.train].astype(config.precision)
+    dataset = data.load("digits", None, "classification", constant="keep", collinear="keep")
+    dataset, _ = data.standardise(data.split(dataset, validation=0.2, test=0.0), constant="keep")
+    images, labels = data.rows(dataset, "train", config.precision)
     moments = {}
     for name, networks in (("dense", config.dense), ("convolutional", config.convolutional)):
-        batch = rows[: networks.batch]
+        batch = images[: networks.batch]
         moments[f"{name}_second_moment"] = float(np.mean(batch**2))
         moments[f"{name}_variance"] = float(np.mean(batch.var(axis=0, ddof=1)))
-    return rows.reshape(-1, 8, 8, 1), dataset.targets[dataset.train].astype(np.int32), moments
+    return images.reshape(-1, 8, 8, 1), labels, moments
 
 
 def signals(

@@ -138,9 +138,8 @@ def rows(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     dataset, _ = data.standardise(data.split(dataset, validation=0.2, test=0.0), constant="keep")
     if config.batch > len(dataset.train):
         raise ConfigError(f"batch: got {config.batch}; expected at most the {len(dataset.train)} training rows")
-    features, labels = dataset.features.astype(config.precision), dataset.targets.astype(np.int32)
-    chosen = {"known": dataset.train, "held_out": dataset.validation}
-    return {name: (features[index], labels[index]) for name, index in chosen.items()}
+    known, held_out = (data.rows(dataset, part, config.precision) for part in ("train", "validation"))
+    return {"known": known, "held_out": held_out}
 
 
 def train(

@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from calcdl import diagnostics, study
-from calcdl.data import Dataset, load, minibatches, split, standardise
+from calcdl.data import Dataset, load, minibatches, rows, split, standardise
 from calcdl.diagnostics.health import Decay, decay, in_words, settled_layers
 from calcdl.lab import plots
 from calcdl.lab.cli import Experiment, main
@@ -96,8 +96,7 @@ def measure(config: Config, run: Any = study.run) -> "xarray.Dataset":
     """Measure the signal of every layer before training, then train."""
     dataset = prepare(config)
     first, second = config.initialisation, config.training
-    x, y = rows(dataset, dataset.train, config.precision)
-    held_out = rows(dataset, dataset.validation, config.precision)
+    (x, y), held_out = (rows(dataset, part, config.precision) for part in ("train", "validation"))
     by_layer = dict.fromkeys(("signal", "weight_gradient", "second_moment", "dead", "saturated"), ("layer",))
     before = run(
         partial(initial_signals, classes=len(dataset.classes)),
@@ -143,11 +142,6 @@ def prepare(config: Config) -> Dataset:
                 f"{path}: got {batch}; expected at most the {len(dataset.train)} training rows of the data"
             )
     return dataset
-
-
-def rows(dataset: Dataset, index: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return features and labels of some rows."""
-    return dataset.features[index].astype(precision), dataset.targets[index].astype(np.int32)
 
 
 def initial_signals(

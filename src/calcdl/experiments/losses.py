@@ -134,8 +134,7 @@ def digits(config: Config) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndar
     if config.networks.batch > len(dataset.train):
         found, most = config.networks.batch, len(dataset.train)
         raise ConfigError(f"networks.batch: got {found}; expected at most the {most} training rows")
-    x, y = dataset.features.astype(config.precision), dataset.targets.astype(np.int32)
-    return (x[dataset.train], y[dataset.train]), (x[dataset.validation], y[dataset.validation])
+    return data.rows(dataset, "train", config.precision), data.rows(dataset, "validation", config.precision)
 
 
 def of_logit(loss: str, logit: Array, label: Array) -> Array:

@@ -185,9 +185,7 @@ def digits_rows() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return features and labels of the training rows and of the held-out rows, standardised by the former."""
     dataset = data.load("digits", constant="keep", collinear="keep")
     dataset, _ = data.standardise(data.split(dataset, validation=0.2, test=0.0), constant="keep")
-    features, labels = dataset.features.astype("float32"), dataset.targets.astype(np.int32)
-    parts = {"train": dataset.train, "held_out": dataset.validation}
-    return {name: (features[index], labels[index]) for name, index in parts.items()}
+    return {"train": data.rows(dataset, "train"), "held_out": data.rows(dataset, "validation")}
 
 
 def learned(

@@ -30,7 +30,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from calcdl import nn, study, theory
-from calcdl.data import load, minibatches, split, standardise
+from calcdl.data import load, minibatches, rows, split, standardise
 from calcdl.lab import plots
 from calcdl.lab.cli import Experiment, main
 from calcdl.lab.config import AxisOf, Count, ExperimentConfig, NonNegative, OneOf, Rate, Section, Seeds, refuse
@@ -94,8 +94,7 @@ def measure(config: Config, run: Any = study.run) -> "xarray.Dataset":
     """Train one network in every cell of the map, at every rate."""
     dataset = load("digits", None, "classification", constant="keep", collinear="keep")
     dataset, _ = standardise(split(dataset, validation=0.2, test=0.0), constant="keep")
-    x = dataset.features[dataset.train].astype(config.precision)
-    y = dataset.targets[dataset.train].astype(np.int32)
+    x, y = rows(dataset, "train", config.precision)
     networks, training = config.networks, config.training
     found = {
         name: run(
