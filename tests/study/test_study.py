@@ -222,6 +222,36 @@ def test_an_interrupt_keeps_the_batches_already_computed():
     assert collect(todo, execute(todo, kept)).y.values.tolist() == [float(x) for x in range(8)]
 
 
+def precisions(key, *, x):
+    return {"given": x, "made": jnp.ones(()), "product": jnp.full((2, 2), x) @ jnp.full((2, 2), 1 / 3)}
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "map"])
+def test_settings_of_jax_hold_wherever_a_study_runs(strategy):
+    axes = [axis("x", [1.0, 2.0])]
+    with jax.enable_x64(False), jax.default_matmul_precision("highest"):
+        narrow = plan(precisions, axes, strategy=strategy)
+    with ThreadPoolExecutor(1) as pool:
+        tables = [
+            collect(narrow, execute(narrow)),
+            collect(narrow, execute(narrow, executor=pool)),
+            collect(narrow, {}),
+        ]
+    wide = run(precisions, axes, strategy=strategy, dtype="float64")
+    for name in ("given", "made", "product"):
+        assert [table[name].dtype for table in tables] == [np.float32] * 3
+        assert wide[name].dtype == np.float64
+    np.testing.assert_allclose(tables[0].product, wide.product, rtol=1e-6)
+    assert narrow.fingerprint()["matmul_precision"] == "highest"
+
+
+def test_a_dtype_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="dtype: expected 'float32' or 'float64', got 'float16'"):
+        plan(precisions, [axis("x", [1.0])], dtype="float16")
+    with jax.enable_x64(False), pytest.raises(ValueError, match="dtype: 'float64' needs 64-bit numbers"):
+        plan(precisions, [axis("x", [1.0])], dtype="float64")
+
+
 def test_batches_go_to_any_executor(results):
     todo = plan(
         simulate, AXES, name="simulated", shared={"offset": jnp.float32(10.0)}, dimensions={"values": ("cell",)}

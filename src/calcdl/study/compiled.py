@@ -9,6 +9,7 @@ import re
 import threading
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -32,6 +33,24 @@ Lane = Callable[[Any, Mapping[str, Any], Mapping[str, Any]], Outputs]
 Executable = Callable[[range, tuple[int, int], Any, Any, Any], Sequence[Outputs]]
 
 
+class Context(NamedTuple):
+    """The settings of JAX that change what is compiled; a thread or process does not have its caller's by itself.
+
+    Attributes:
+        x64: whether there are 64-bit numbers.
+        matmul_precision: of matrix products, None for the backend's own.
+    """
+
+    x64: bool
+    matmul_precision: str | None
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Have these settings inside."""
+        with jax.enable_x64(self.x64), jax.default_matmul_precision(self.matmul_precision):
+            yield
+
+
 class Recipe(NamedTuple):
     """What a compiled tile is made from.
 
@@ -43,7 +62,7 @@ class Recipe(NamedTuple):
         settings: name and dtype of the coordinates of a setting.
         width: settings in a tile.
         shared: structure of the shared arguments, and the shapes and dtypes of their leaves.
-        context: settings of JAX that change what is compiled.
+        context: settings of JAX, entered by whoever compiles.
     """
 
     function: Hashable
@@ -53,7 +72,7 @@ class Recipe(NamedTuple):
     settings: tuple[tuple[str, str], ...]
     width: int
     shared: tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]
-    context: tuple[Any, ...]
+    context: Context
 
 
 class Parts(NamedTuple):
@@ -72,9 +91,9 @@ def parts(function: Any) -> Hashable:
     return whole
 
 
-def context() -> tuple[Any, ...]:
-    """Return the settings of JAX that change what is compiled."""
-    return tuple(jax.config.values[name] for name in ("jax_enable_x64", "jax_default_matmul_precision"))
+def context() -> Context:
+    """Return the settings of whoever calls."""
+    return Context(jax.config.values["jax_enable_x64"], jax.config.values["jax_default_matmul_precision"])
 
 
 def _lane(recipe: Recipe, branch: int) -> Lane:

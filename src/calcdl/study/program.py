@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calcdl.study.axes import SEED, Axis, points
-from calcdl.study.compiled import Recipe, context, measure, parts
+from calcdl.study.compiled import Context, Recipe, context, measure, parts
 from calcdl.study.execution import CPU_COMPILER_OPTIONS, Cost, Execution, choose
 
 Function = Callable[..., Mapping[str, Any]]
@@ -72,6 +72,7 @@ class Plan(NamedTuple):
         shared: arguments that every lane shares, as arrays or pytrees of them.
         dimensions: names of the trailing dimensions of each output.
         dtype: dtype of the floating coordinates.
+        context: the settings of JAX where the plan was made, which hold wherever it runs.
         programs: what will be compiled.
         batches: what will be run.
     """
@@ -82,6 +83,7 @@ class Plan(NamedTuple):
     shared: Mapping[str, Any]
     dimensions: Mapping[str, tuple[str, ...]]
     dtype: str
+    context: Context
     programs: tuple[Program, ...]
     batches: tuple[Batch, ...]
 
@@ -112,7 +114,7 @@ class Plan(NamedTuple):
             "device_kind": device.device_kind,
             "device_count": jax.local_device_count(),
             "jax": jax.__version__,
-            "matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
+            "matmul_precision": str(self.context.matmul_precision),
             "compiler_options": CPU_COMPILER_OPTIONS if device.platform == "cpu" else {},
             "programs": [{**program.statics, **program.execution.recorded()} for program in self.programs],
         }
@@ -154,7 +156,7 @@ def plan(
         name: the study's name, part of every lane's key.
         shared: arguments that every lane shares.
         dimensions: for each output the names of its dimensions beyond the lane's own.
-        dtype: ``"float32"`` or ``"float64"``, the dtype of floating coordinates.
+        dtype: ``"float32"``, or with ``jax_enable_x64`` ``"float64"``, the dtype of floating coordinates.
         strategy: ``"vmap"``, ``"map"`` (one lane after another inside a batch) or ``"auto"`` (a fixed rule).
         width: lanes a batch, 0 for the rule's.
         workers: threads that run batches, 0 for the rule's.
@@ -163,7 +165,8 @@ def plan(
         The plan.
 
     Raises:
-        ValueError: repeated axes, an axis named like a shared argument, an unknown strategy, a negative width.
+        ValueError: repeated axes, an axis named like a shared argument, an unknown strategy, a negative width, a dtype
+            that there is not.
 
     Example:
         >>> from calcdl.study import axis
@@ -176,9 +179,13 @@ def plan(
     for one in names:
         if names.count(one) > 1 or one in shared or one == "key":
             raise ValueError(f"axis {one!r}: expected a name used once and not 'key' or a shared argument's")
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+    if dtype == "float64" and not context().x64:
+        raise ValueError(f"dtype: {dtype!r} needs 64-bit numbers; call jax.config.update('jax_enable_x64', True) first")
     shapes = [one for one in axes if one.static and not one.is_code]
     branches = points(one for one in axes if one.is_code)
-    bare = Plan(name, function, axes, shared, dict(dimensions or {}), dtype, (), ())
+    bare = Plan(name, function, axes, shared, dict(dimensions or {}), dtype, context(), (), ())
     sides = len(bare.seeds), math.prod(len(one.values) for one in bare.setting_axes)
     programs: list[Program] = []
     batches: list[Batch] = []
@@ -213,7 +220,7 @@ def recipe(plan: Plan, program: Program) -> Recipe:
         settings=tuple((one.name, str(np.dtype(_dtype(plan, one)))) for one in plan.setting_axes),
         width=program.execution.settings,
         shared=(structure, shapes),
-        context=context(),
+        context=plan.context,
     )
 
 

@@ -134,7 +134,8 @@ def _layout(plan: Plan, outputs: Mapping[int, Arrays]) -> dict[str, tuple[tuple[
     if len(outputs) < len(plan.batches):
         for program in plan.programs:
             for branch in range(len(program.branches)):
-                shapes_of_one = outline(recipe(plan, program), branch)
+                with plan.context.entered():
+                    shapes_of_one = outline(recipe(plan, program), branch)
                 known = {name: (leaf.shape, leaf.dtype) for name, leaf in shapes_of_one.items()}
                 samples.append({**known, "status": ((), np.dtype(np.int8))})
     for sample in samples:

@@ -125,7 +125,8 @@ def run_batches(plan: Plan, batches: Iterable[Batch]) -> list[Arrays]:
 def prepare(plan: Plan, number: int) -> tuple[Executable, Any]:
     """Compile one program and place what its lanes share."""
     program = plan.programs[number]
-    return compile_tile(recipe(plan, program), program.execution), jax.device_put(dict(plan.shared))
+    with plan.context.entered():
+        return compile_tile(recipe(plan, program), program.execution), jax.device_put(dict(plan.shared))
 
 
 def run_batch(plan: Plan, batch: Batch, executable: Executable, shared: Any) -> Arrays:
@@ -135,7 +136,8 @@ def run_batch(plan: Plan, batch: Batch, executable: Executable, shared: Any) -> 
         plan, _padded(batch.seeds, execution.seeds), _padded(batch.settings, execution.settings)
     )
     counts = (len(batch.seeds), len(batch.settings))
-    outputs = executable(batch.branches, counts, seeds, settings, shared)
+    with plan.context.entered():
+        outputs = executable(batch.branches, counts, seeds, settings, shared)
     tables = [{name: np.asarray(value)[: counts[0], : counts[1]] for name, value in one.items()} for one in outputs]
     tables = [{**table, "status": _status(table, counts)} for table in tables]
     names = dict.fromkeys(name for table in tables for name in table)
