@@ -25,6 +25,7 @@ GIVEN = {
     "box": {"lower": np.array([-1.0, 0.0, 0.25]), "upper": 0.5},
     "hyperplane": {"a": NORMAL, "b": 0.5},
     "halfspace": {"a": NORMAL, "b": 0.5},
+    "box_section": {"lower": np.array([-1.0, 0.0, 0.25]), "upper": 0.5, "a": NORMAL, "b": 0.5},
 }
 CONVEX = [name for name in PROJECTIONS if "sphere" not in name]
 POINT = np.array([1.5, -0.75, 0.3])
@@ -45,6 +46,7 @@ def inside(name, points):
         "simplex": lambda: (points >= 0).all(-1) & (np.abs(points.sum(-1) - 1) <= near),
         "hyperplane": lambda: np.abs(points @ NORMAL - 0.5) <= near,
         "halfspace": lambda: points @ NORMAL <= 0.5 + near,
+        "box_section": lambda: inside("box", points) & inside("hyperplane", points),
     }[name]()
 
 
@@ -70,6 +72,61 @@ def test_projections_against_closed_forms():
     np.testing.assert_allclose(projection("l2_ball", scale=0.5)(point), POINT / np.linalg.norm(POINT) / 2, rtol=1e-14)
     gap = (0.5 - POINT @ NORMAL) / 9
     np.testing.assert_allclose(projection("hyperplane", a=NORMAL, b=0.5)(point), POINT + gap * NORMAL, rtol=1e-14)
+
+
+@jax.jit
+@jax.vmap
+def cut(point, lower, upper, a, b):
+    return projection("box_section", lower=lower, upper=upper, a=a, b=b)(point)
+
+
+def test_where_a_plane_cuts_a_box():
+    signs = np.where(np.arange(40) % 3, 1.0, -1.0)
+    points = np.random.default_rng(2).normal(size=(9, 40)) * np.repeat([1e-3, 1.0, 1e3], 3)[:, None]
+    ends = np.array([[0.0, np.inf, 1.0], [-np.inf, np.inf, 0.5], [0.0, 0.25, 0.0]] * 3)
+    normals = np.array([np.ones(40), signs, signs] * 3)
+    found = np.asarray(cut(points, *ends[:, :2].T, normals, ends[:, 2]))
+    for place, (point, one) in enumerate(zip(points, found, strict=True)):
+        near = 1e-12 * np.abs(point).max()
+        assert one @ normals[place] == pytest.approx(ends[place, 2], abs=100 * near)
+        if place % 3 == 0:
+            np.testing.assert_allclose(one, projection("simplex")(jnp.asarray(point)), rtol=0, atol=near)
+        if place % 3 == 1:
+            np.testing.assert_allclose(one, projection("hyperplane", a=signs, b=0.5)(jnp.asarray(point)), atol=near)
+        # What a support vector machine asks for: some at either bound, the others moved alike.
+        moved = ((point - one) * normals[place])[(one > 0) & (one < ends[place, 1])]
+        assert place % 3 == 1 or np.abs(moved - moved[:1]).max(initial=0.0) <= near
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "nearest"),
+    [
+        ([1.0, 1.0, 1.0], 3.0, [1, 1, 1]),  # a corner is all that the plane touches
+        ([1.0, 1.0, 1.0], 5.0, [1, 1, 1]),  # and from here on not even that
+        ([1.0, 1.0, 1.0], -2.0, [0, 0, 0]),
+        ([1.0, 0.0, -1.0], 2.0, [1, 0, 0]),
+        ([0.0, 0.0, 2.0], 1.0, [1, 0, 0.5]),  # the plane leaves two entries alone
+    ],
+)
+def test_planes_that_touch_or_miss_a_box_or_are_along_it(a, b, nearest):
+    found = cut(POINT[None], np.zeros((1, 3)), np.ones((1, 3)), np.array([a]), np.array([b]))
+    np.testing.assert_allclose(found[0], nearest, atol=1e-12)
+
+
+def test_the_section_of_a_box_has_derivatives():
+    def section(point, b):
+        lower = jnp.asarray(GIVEN["box_section"]["lower"])
+        return cut(point[None], lower[None], jnp.full((1, 3), 0.5), jnp.asarray(NORMAL)[None], b[None])[0]
+
+    near, b = jnp.array([0.2, 0.1, -2.0]), jnp.asarray(0.5)
+    # Two are free and move along the plane, the third is at its bound.
+    np.testing.assert_allclose(section(near, b), [0.2, 0.1, 0.25], atol=1e-14)
+    unit, expected = NORMAL[:2] / np.linalg.norm(NORMAL[:2]), np.zeros((3, 3))
+    expected[:2, :2] = np.eye(2) - np.outer(unit, unit)
+    for jacobian in (jax.jacrev, jax.jacfwd):
+        by_point, by_offset = jacobian(section, argnums=(0, 1))(near, b)
+        np.testing.assert_allclose(by_point, expected, atol=1e-14)
+        np.testing.assert_allclose(by_offset, [0.2, -0.4, 0.0], atol=1e-14)
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)

@@ -1,10 +1,13 @@
-"""Data made from a key: lines, sines, spirals, and the answers of a random teacher network.
+"""Data made from a key: lines, sines, spirals, mixtures, and the answers of a random teacher network.
 
 Each function returns `(features, targets)` as jax arrays with one row an example, is a pure function of its
 key, and works under `jit` and `vmap` (the number of rows is static; slope, noise and the like may be traced).
 The draws have the dtype asked for, whatever the global default is. `jax.random.fold_in(key, k)` with
 `calcdl.data.fresh` makes them a stream.
 """
+
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +138,73 @@ def spirals(
     return points + _cast(noise, dtype) * jax.random.normal(noise_key, (rows, 2), dtype), labels
 
 
+def centres(layout: str, modes: int, radius: Number = 1.0, dtype: DTypeLike = jnp.float32) -> Float[Array, "modes 2"]:
+    r"""Place the centres of a mixture evenly on a circle, or on a square grid.
+
+    $$ \text{ring: } r (\cos 2\pi k / m, \sin 2\pi k / m), \qquad \text{grid: } \{-r, \dots, r\}^2 $$
+
+    Args:
+        layout: a key of `LAYOUTS`.
+        modes: their number m, at least 2; for a grid a square.
+        radius: r, of the circle, or half a side of the grid; may be traced.
+        dtype: floating dtype.
+
+    Returns:
+        The centres.
+
+    Raises:
+        ValueError: an unknown layout, or a number that does not fit it.
+
+    Example:
+        >>> centres("grid", 9, 2.0)[0].tolist()
+        [-2.0, -2.0]
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if modes < 2:
+        raise ValueError(f"modes: expected at least 2, got {modes}")
+    return _cast(radius, dtype) * LAYOUTS[layout](modes, dtype)
+
+
+def mixture(
+    key: Key,
+    rows: int,
+    layout: str = "ring",
+    modes: int = 8,
+    radius: Number = 1.0,
+    noise: Number = 0.05,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Float[Array, "rows 2"], Int[Array, " rows"]]:
+    r"""Draw points of a mixture of equally likely normal distributions in the plane.
+
+    $$ x = c_k + \text{noise} \cdot \varepsilon, \quad k \sim U\{0, \dots, m - 1\}, \quad \varepsilon \sim N(0, 1) $$
+
+    Args:
+        key: a jax random key.
+        rows: number of points.
+        layout: where the centres c lie, a key of `LAYOUTS`.
+        modes: their number m; for a grid a square.
+        radius: as of `centres`.
+        noise: standard deviation of each coordinate within a mode.
+        dtype: floating dtype of the points.
+
+    Returns:
+        Points of shape (rows, 2), and int32 numbers of their modes of shape (rows,).
+
+    Raises:
+        ValueError: as `centres`.
+
+    Example:
+        >>> points, labels = mixture(jax.random.key(0), 100, "ring", 8, noise=0.0)
+        >>> bool(jnp.allclose(points, centres("ring", 8)[labels])), len(set(labels.tolist()))
+        (True, 8)
+    """
+    mode_key, noise_key = jax.random.split(key)
+    places = centres(layout, modes, radius, dtype)
+    labels = jax.random.randint(mode_key, (rows,), 0, modes, jnp.int32)
+    return places[labels] + _cast(noise, dtype) * jax.random.normal(noise_key, (rows, 2), dtype), labels
+
+
 def teacher_student(
     key: Key,
     rows: int,
@@ -185,3 +255,19 @@ def _cast(value: Number, dtype: DTypeLike) -> Array:
 
 def _noise(key: Key, rows: int, scale: Number, dtype: DTypeLike) -> Array:
     return _cast(scale, dtype) * jax.random.normal(key, (rows,), dtype)
+
+
+def _ring(modes: int, dtype: DTypeLike) -> Array:
+    angle = 2 * jnp.pi * jnp.arange(modes, dtype=dtype) / modes
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+
+
+def _grid(modes: int, dtype: DTypeLike) -> Array:
+    side = math.isqrt(modes)
+    if side**2 != modes:
+        raise ValueError(f"modes: expected a square number for a grid, got {modes}")
+    across, up = jnp.meshgrid(*[jnp.linspace(-1, 1, side, dtype=dtype)] * 2)
+    return jnp.stack([across.ravel(), up.ravel()], axis=1)
+
+
+LAYOUTS: dict[str, Callable[[int, DTypeLike], Array]] = {"ring": _ring, "grid": _grid}

@@ -13,6 +13,8 @@ Examples among themselves: `gradient_norms`, `gradient_coherence` and `noise_sca
 layers `layer_gradient_norms`, `layer_coherence` and `layer_noise_scale` have them from the taps at next to no cost.
 Jacobians: `singular_values` exactly, `lanczos_singular_values` of large ones.
 
+Of a classifier's answers `reliability` says whether events of probability p happen in a share p of the cases.
+
 Inside a training loop use the probes `gradient_by_layer` and `update_to_weight_ratio`, which read the solver's own
 record and cost no further pass.
 """
@@ -20,6 +22,8 @@ record and cost no further pass.
 from calcdl.diagnostics import health as health
 from calcdl.diagnostics.attribution import Attribution as Attribution
 from calcdl.diagnostics.attribution import attribute as attribute
+from calcdl.diagnostics.calibration import Reliability as Reliability
+from calcdl.diagnostics.calibration import reliability as reliability
 from calcdl.diagnostics.dense_gradients import layer_coherence as layer_coherence
 from calcdl.diagnostics.dense_gradients import layer_gradient_norms as layer_gradient_norms
 from calcdl.diagnostics.dense_gradients import layer_noise_scale as layer_noise_scale

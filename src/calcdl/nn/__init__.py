@@ -11,15 +11,20 @@
   does not grow with depth; and a small convnet for images.
 - `losses`: element-wise, the caller reduces. squared_error for numbers, softmax_cross_entropy for classes; huber where
   outliers are expected.
+- `kernels`: scalar products of examples after a map that is never formed, and the support vector machine that rests on
+  them. linear first; rbf where the boundary bends.
 - `regularisers`: penalties on a tree of weights. l2 shrinks all of them, l1 sets some to zero, elastic_net does both.
 - `variational`: autoencoders with random codes: the terms of their bound, and the gradient through a draw.
+- `adversarial`: the games of a generator and a discriminator, and the penalties on slopes that bring them to rest.
 
 Each module ends with a dictionary of its members by name, which is how a config reaches them. What most programs need
 is at hand here too: `nn.stack`, `nn.ACTIVATIONS`, `nn.squared_error`.
 """
 
 from calcdl.nn import activations as activations
+from calcdl.nn import adversarial as adversarial
 from calcdl.nn import initialisers as initialisers
+from calcdl.nn import kernels as kernels
 from calcdl.nn import layers as layers
 from calcdl.nn import losses as losses
 from calcdl.nn import networks as networks
@@ -28,6 +33,7 @@ from calcdl.nn import regularisers as regularisers
 from calcdl.nn import variational as variational
 from calcdl.nn.activations import ACTIVATIONS as ACTIVATIONS
 from calcdl.nn.initialisers import INITIALISERS as INITIALISERS
+from calcdl.nn.kernels import KERNELS as KERNELS
 from calcdl.nn.layers import Layer as Layer
 from calcdl.nn.layers import average_pool as average_pool
 from calcdl.nn.layers import convolution as convolution

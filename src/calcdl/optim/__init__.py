@@ -15,12 +15,15 @@
   simple set prefer `projected` with a `projection`, for a penalty with a corner `proximal_descent`.
 - `hypergradient` differentiates a validation loss by what steers training: "forward" for a handful of
   hyperparameters, "unrolled" for many, "implicit" where training ends at a minimum.
+- `extragradient` takes the slope a step ahead: for games, where descent turns instead of arriving.
 - `function_space` descends on predictions instead of parameters: gradient boosting of any loss with any weak learner.
+- `separability` says whether a classifier without a penalty has an optimum at all, which no small gradient proves.
 - `linear_least_squares` is the closed form: prefer it to any descent where the model is linear and the data
   fit in memory; "qr" unless the columns may be dependent, then "svd".
 """
 
 from calcdl.optim import function_space as function_space
+from calcdl.optim import separability as separability
 from calcdl.optim.alternation import alternating as alternating
 from calcdl.optim.augmented_lagrangian import augmented_lagrangian as augmented_lagrangian
 from calcdl.optim.averaging import Averaged as Averaged
@@ -29,6 +32,7 @@ from calcdl.optim.constrained import ConstrainedSolution as ConstrainedSolution
 from calcdl.optim.constrained import ConstrainedTrace as ConstrainedTrace
 from calcdl.optim.constrained import minimise_constrained as minimise_constrained
 from calcdl.optim.descent import descent as descent
+from calcdl.optim.extragradient import extragradient as extragradient
 from calcdl.optim.freezing import frozen as frozen
 from calcdl.optim.hypergradients import Hypergradient as Hypergradient
 from calcdl.optim.hypergradients import hypergradient as hypergradient

@@ -3,8 +3,9 @@ r"""Simple sets: a step of any solver, followed by the way to the nearest point 
     p' = P(p + u),    P(p) = argmin over q in the set of ||q - p||
 
 A run ends where the gradient mapping p - P(p - grad f(p)) is 0, which takes the place of the gradient; inside the set
-it is the gradient. The projections are Optax's, by name, but for those that rest on the simplex: Optax's turns float32
-into float64 where x64 is on. In half precision they are computed in float32 and rounded once.
+it is the gradient. The projections are Optax's, by name, but for "box_section", which it has not, and for those that
+rest on the simplex: Optax's turns float32 into float64 where x64 is on. In half precision they are computed in float32
+and rounded once.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from calcdl.trees import cast_like, widen, widest
 from calcdl.types import Array, Objective, Params
 
 Map = Callable[[Params], Params]
+_MOST_STEPS = 200
 
 
 class Projection(NamedTuple):
@@ -44,13 +46,14 @@ def projection(name: str, **hyperparameters: Any) -> Map:
     $$ P(p) = \arg\min_{q \in S} \lVert q - p \rVert_2 $$
 
     The parameters are one long vector, whatever the tree. Where many points are nearest (the centre of a sphere)
-    there is no projection: "l2_sphere" returns NaN at 0.
+    there is no projection: "l2_sphere" returns NaN at 0. "box_section" is where a plane cuts a box; if it does not, the
+    corner nearest to the plane is returned.
 
     Args:
         name: a key of `PROJECTIONS`.
         **hyperparameters: what describes the set: `scale` (a radius, a sum or a side, above 0), `lower` and `upper`
-            ("box"), the normal `a` and the offset `b` of <a, p> = b ("hyperplane") or <= b ("halfspace"). All but
-            `scale` and `b` may be trees like the parameters. Traced values pass unchecked.
+            ("box"), the normal `a` and the offset `b` of <a, p> = b ("hyperplane") or <= b ("halfspace"), or all four
+            ("box_section"). All but `scale` and `b` may be trees like the parameters. Traced values pass unchecked.
 
     Returns:
         A function of parameters, which keeps structure and dtypes.
@@ -65,7 +68,8 @@ def projection(name: str, **hyperparameters: Any) -> Map:
         [0.625, 0.375, 0.0]
 
     Reference:
-        Duchi et al. (2008), Efficient projections onto the l1-ball, ICML.
+        Duchi et al. (2008), Efficient projections onto the l1-ball, ICML; Dai and Fletcher (2006), New algorithms for
+        singly linearly constrained quadratic programs subject to lower and upper bounds ("box_section").
     """
     rule: Projection = choose("projection", name, PROJECTIONS)
     check_names(f"projection {name}", hyperparameters, rule.hyperparameters)
@@ -183,6 +187,52 @@ def _l1_ball(params: Params, scale: Array) -> Params:
     return jax.tree.map(lambda p, edge: jnp.where(inside, p, edge), params, _l1_sphere(params, scale))
 
 
+def _box_section(params: Params, lower: Params, upper: Params, a: Params, b: Array) -> Params:
+    """Clip p - t a, for the t at which <a, clip(p - t a)> = b: that falls in t, and is linear between its corners."""
+    vector = flatten(params)
+    given = (vector.entries, *(flatten(tree).entries for tree in (lower, upper, a)), b)
+    fixed = jax.lax.stop_gradient(given)
+    entries, low, high, normal, _ = fixed
+    level = normal == 0
+    corners = jnp.concatenate([entries - low, entries - high]) / jnp.tile(jnp.where(level, 1, normal), 2)
+    corners = jnp.where(jnp.tile(level, 2), jnp.inf, corners)
+    first = jnp.min(corners, initial=jnp.inf, where=jnp.isfinite(corners))
+    last = jnp.max(corners, initial=-jnp.inf, where=jnp.isfinite(corners))
+    rounding = 8 * jnp.finfo(entries.dtype).eps
+
+    def search(state: Any) -> Any:
+        t, before, after, count, _ = state
+        cut = _cut(t, *fixed)
+        before, after = jnp.where(cut.excess >= 0, t, before), jnp.where(cut.excess <= 0, t, after)
+        # Newton's step ends within one linear piece; every third step halves what is left, whatever the pieces.
+        newton = (cut.slope > 0) & (cut.zero >= before) & (cut.zero <= after) & ((count % 3 != 2) | (first > last))
+        moved = jnp.where(newton, cut.zero, (jnp.maximum(before, first) + jnp.minimum(after, last)) / 2)
+        done = (jnp.abs(cut.excess) <= rounding * cut.size) | (moved == t)
+        return jnp.where(done, t, moved), before, after, count + 1, done
+
+    zero, infinite = jnp.zeros((), entries.dtype), jnp.full((), jnp.inf, entries.dtype)
+    start = (zero, -infinite, infinite, jnp.int32(0), jnp.zeros((), bool))
+    t, *_ = jax.lax.while_loop(lambda state: ~state[4] & (state[3] < _MOST_STEPS), search, start)
+    # One more step, without which derivatives would take t for a constant.
+    return vector.wide(_cut(_cut(jax.lax.stop_gradient(t), *given).zero, *given).clipped)
+
+
+class _Cut(NamedTuple):
+    clipped: Array
+    excess: Array  # <a, clipped> - b
+    slope: Array  # by which the excess falls
+    zero: Array  # where it is 0 if the slope stays
+    size: Array  # of the numbers whose sum the excess is
+
+
+def _cut(t: Array, p: Array, lower: Array, upper: Array, a: Array, b: Array) -> _Cut:
+    moved = p - t * a
+    clipped = jnp.clip(moved, lower, upper)
+    terms, slope = a * clipped, jnp.sum(jnp.where(clipped == moved, a**2, 0))
+    excess = jnp.sum(terms) - b
+    return _Cut(clipped, excess, slope, t + excess / jnp.where(slope > 0, slope, 1), jnp.sum(jnp.abs(terms)) + abs(b))
+
+
 _SCALE = {"scale": Hyperparameter(1.0, "(0, inf)")}
 _BOX = {"lower": Hyperparameter(None, "[-inf, inf]"), "upper": Hyperparameter(None, "[-inf, inf]")}
 _PLANE = {"a": Hyperparameter(None, "(-inf, inf)"), "b": Hyperparameter(None, "(-inf, inf)")}
@@ -199,4 +249,5 @@ PROJECTIONS: dict[str, Projection] = {
     "linf_ball": Projection(optax.projections.projection_linf_ball, _SCALE),
     "hyperplane": Projection(optax.projections.projection_hyperplane, _PLANE, ("a",)),
     "halfspace": Projection(optax.projections.projection_halfspace, _PLANE, ("a",)),
+    "box_section": Projection(_box_section, _BOX | _PLANE, ("lower", "upper", "a")),
 }

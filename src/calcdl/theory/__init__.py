@@ -13,12 +13,17 @@
 - `stability`: the largest stable learning rate of any Optax transformation, from the transformation itself.
 - `deep_linear`: how a product of matrices learns its singular values one after the other.
 - `one_unit`: one unit that learns a line.
+- `games`: players who each descend on a loss of their own: the field, any solver's step about an equilibrium as a
+  matrix, and what a path shows of it.
+- `dirac_gan`: the smallest game of a generator and a discriminator: factors a step, and where descent arrives.
 """
 
 from calcdl.theory import blocks as blocks
 from calcdl.theory import correlations as correlations
 from calcdl.theory import deep_linear as deep_linear
+from calcdl.theory import dirac_gan as dirac_gan
 from calcdl.theory import dynamics as dynamics
+from calcdl.theory import games as games
 from calcdl.theory import meanfield as meanfield
 from calcdl.theory import one_unit as one_unit
 from calcdl.theory import pairs as pairs
