@@ -6,14 +6,19 @@ from pathlib import Path
 
 from calcdl.experiments import (
     activations,
+    adversarial,
     autoencoder,
     blocks,
     boosting,
+    calibration,
     chain_rule,
+    classification,
     constrained,
     cures,
     curve_fitting,
     derivatives,
+    dirac_gan,
+    discriminator,
     generalisation,
     gradient_descent,
     gradient_vanishing,
@@ -29,6 +34,8 @@ from calcdl.experiments import (
     regularisation,
     second_order,
     sensitivity,
+    separation,
+    support_vectors,
 )
 from calcdl.lab import environment, store
 from calcdl.lab.cli import DIRECTORY, DONE, STORAGE, Experiment, complain, guarded, main, say
@@ -44,14 +51,19 @@ USAGE = """usage: python -m calcdl COMMAND
 
 EXPERIMENTS: dict[str, Experiment] = {
     "activations": activations.EXPERIMENT,
+    "adversarial": adversarial.EXPERIMENT,
     "autoencoder": autoencoder.EXPERIMENT,
     "blocks": blocks.EXPERIMENT,
     "boosting": boosting.EXPERIMENT,
+    "calibration": calibration.EXPERIMENT,
     "chain_rule": chain_rule.EXPERIMENT,
+    "classification": classification.EXPERIMENT,
     "constrained": constrained.EXPERIMENT,
     "cures": cures.EXPERIMENT,
     "curve_fitting": curve_fitting.EXPERIMENT,
     "derivatives": derivatives.EXPERIMENT,
+    "dirac_gan": dirac_gan.EXPERIMENT,
+    "discriminator": discriminator.EXPERIMENT,
     "generalisation": generalisation.EXPERIMENT,
     "gradient_descent": gradient_descent.EXPERIMENT,
     "gradient_vanishing": gradient_vanishing.EXPERIMENT,
@@ -67,6 +79,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "regularisation": regularisation.EXPERIMENT,
     "second_order": second_order.EXPERIMENT,
     "sensitivity": sensitivity.EXPERIMENT,
+    "separation": separation.EXPERIMENT,
+    "support_vectors": support_vectors.EXPERIMENT,
 }
 
 

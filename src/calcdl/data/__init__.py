@@ -2,8 +2,8 @@
 
 - `load` a bundled set by name (`DATASETS`) or a CSV or NPZ file by path; then `split`, and `standardise` by
   the train rows; `rows` gives a part in the dtypes of compiled code.
-- `synthetic` makes lines, sines, spirals and teacher networks from a key: prefer them where the answer must
-  be known.
+- `synthetic` makes lines, sines, spirals, mixtures and teacher networks from a key: prefer them where the answer
+  must be known.
 - `minibatches` where an epoch of a fixed set is to be seen row by row; `full_batch` for the exact gradient;
   `fresh` where every step draws new rows, so that training error is test error.
 

@@ -10,7 +10,8 @@ loss on real and generated x, G lowers its own on the generated ones through D. 
 | "wasserstein" | -a real, a generated | -a | -1, whatever D thinks; needs a bounded slope |
 
 `game` makes one scalar of both, in which each player sees the other as a constant: its gradient holds each player's
-own, so that one solver plays both at once, and `calcdl.optim.alternating` in turn.
+own, so that one solver plays both at once, and `calcdl.optim.alternating` in turn. `PENALTIES` holds what is added to
+damp the game, and `sliced_wasserstein` says how far samples are from data, for whoever is not the discriminator.
 
 Reference: Goodfellow et al. 2014, Generative adversarial nets, arXiv:1406.2661, equation 1 and section 3;
 Arjovsky, Chintala and Bottou 2017, Wasserstein GAN, arXiv:1701.07875, equation 2.
