@@ -66,6 +66,7 @@ bench:
 	$(python) -m benchmarks.calculus
 	$(python) -m benchmarks.optimisation
 	$(python) -m benchmarks.gradients
+	$(python) -m benchmarks.models
 	$(python) -m benchmarks.run $(ARGS)
 
 clean:
