@@ -63,7 +63,7 @@ def as_objective(losses: Losses) -> Objective:
     $$ f = \sum_i L_i, \quad \text{with } \nabla f \text{ replaced by } -v $$
 
     Higher derivatives are those of v, so that a solver's step may be differentiated, as `step_matrix` does; where each
-    player sees the others as constants, as in `calcdl.nn.game`, it may not.
+    player sees the others as constants, as in `calcdl.nn.adversarial.game`, it may not.
 
     Args:
         losses: by player, as for `field`.
