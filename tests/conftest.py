@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -15,6 +16,12 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)  # what is compiled here runs a few times only
+
+# Modules have small programs in common, which each would compile anew: a cache for each worker, which ends with it.
+CACHE = tempfile.TemporaryDirectory(prefix="calcdl-cache-", ignore_cleanup_errors=True)
+jax.config.update("jax_compilation_cache_dir", CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Tracing makes many objects that live on; looking through them for cycles often takes up to a twentieth of the time.
 gc.set_threshold(50_000, 20, 20)

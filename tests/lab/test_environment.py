@@ -7,6 +7,15 @@ import pytest
 from calcdl.lab import environment
 
 
+@pytest.fixture(autouse=True)
+def nothing_chosen():
+    """Unlike the tests, a user has chosen no cache."""
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", chosen)
+
+
 def test_settings_hold_inside_and_only_there():
     before = dict(jax.config.values)
     for precision in ("float32", "float64"):
