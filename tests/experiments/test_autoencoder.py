@@ -14,7 +14,6 @@ from calcdl.experiments.autoencoder import (
     problem,
     show,
 )
-from calcdl.lab.cli import main
 from calcdl.lab.config import ConfigError, read
 from calcdl.nn.variational import Coder
 
@@ -112,11 +111,8 @@ def test_figures_are_drawn(config, results):
         (["--gradients.blocks", "1"], "gradients.blocks"),
     ],
 )
-def test_bad_values_end_in_one_line_and_code_two(flags, message, capsys, tmp_path):
-    assert main(EXPERIMENT, ["--runs", str(tmp_path / "runs"), *flags]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_bad_values_end_in_one_line_and_code_two(flags, message, refused):
+    assert message in refused(EXPERIMENT, flags)
 
 
 def test_a_batch_larger_than_the_data_is_refused():

@@ -5,7 +5,6 @@ import pytest
 
 from calcdl import study
 from calcdl.experiments.calibration import EXPERIMENT, Config, check, chosen, measure, show, truth
-from calcdl.lab.cli import main
 from calcdl.lab.config import ConfigError, read
 
 
@@ -76,11 +75,8 @@ def test_figures_are_drawn(config, results):
         (["--strengths", "1", "2"], "strengths"),
     ],
 )
-def test_bad_values_end_in_one_line_and_code_two(flags, message, capsys, tmp_path):
-    assert main(EXPERIMENT, ["--runs", str(tmp_path / "runs"), *flags]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_bad_values_end_in_one_line_and_code_two(flags, message, refused):
+    assert message in refused(EXPERIMENT, flags)
 
 
 def test_too_many_coefficients_are_refused():

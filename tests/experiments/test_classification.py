@@ -14,7 +14,6 @@ from calcdl.experiments.classification import (
     probabilities,
     show,
 )
-from calcdl.lab.cli import main
 from calcdl.lab.config import ConfigError, read
 from calcdl.lab.session import plans
 
@@ -110,11 +109,8 @@ def test_figures_are_drawn(config, results):
         (["--precision", "float32"], "precision"),
     ],
 )
-def test_bad_values_end_in_one_line_and_code_two(flags, message, capsys, tmp_path):
-    assert main(EXPERIMENT, ["--runs", str(tmp_path / "runs"), *flags]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_bad_values_end_in_one_line_and_code_two(flags, message, refused):
+    assert message in refused(EXPERIMENT, flags)
 
 
 def test_a_column_that_is_not_there_is_refused():

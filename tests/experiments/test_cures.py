@@ -215,11 +215,8 @@ def test_a_dry_run_compiles_nothing(configs, capsys, tmp_path):
         (["--depth", "4"], "depth"),
     ],
 )
-def test_bad_values_end_in_one_line_and_code_two(flags, message, capsys, tmp_path):
-    assert main(EXPERIMENT, ["--runs", str(tmp_path / "runs"), *flags]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_bad_values_end_in_one_line_and_code_two(flags, message, refused):
+    assert message in refused(EXPERIMENT, flags)
 
 
 def test_precision_is_that_of_the_config(config, results):

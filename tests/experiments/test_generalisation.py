@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from calcdl.experiments.generalisation import EXPERIMENT, Config, check, entropy, gap, measure, remedied, show
-from calcdl.lab.cli import main
 from calcdl.lab.config import read
 
 
@@ -77,8 +76,5 @@ def test_figures_are_drawn(config, results):
         (["--rows", "5000"], "rows"),
     ],
 )
-def test_bad_values_end_in_one_line_and_code_two(flags, message, capsys, tmp_path):
-    assert main(EXPERIMENT, ["--runs", str(tmp_path / "runs"), *flags]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_bad_values_end_in_one_line_and_code_two(flags, message, refused):
+    assert message in refused(EXPERIMENT, flags)

@@ -13,7 +13,6 @@ from calcdl.experiments.regularisation import (
     ridge_theory,
     show,
 )
-from calcdl.lab.cli import main
 from calcdl.lab.config import ConfigError, read
 
 
@@ -115,11 +114,8 @@ def test_figures_are_drawn(config, results):
         (["--data", "iris"], "iris"),
     ],
 )
-def test_bad_values_end_in_one_line_and_code_two(flags, message, capsys, tmp_path):
-    assert main(EXPERIMENT, ["--runs", str(tmp_path / "runs"), *flags]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_bad_values_end_in_one_line_and_code_two(flags, message, refused):
+    assert message in refused(EXPERIMENT, flags)
 
 
 def test_more_columns_than_rows_are_refused():

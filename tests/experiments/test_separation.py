@@ -15,7 +15,6 @@ from calcdl.experiments.separation import (
     problems,
     show,
 )
-from calcdl.lab.cli import main
 from calcdl.lab.config import ConfigError, read
 from calcdl.lab.session import plans
 from calcdl.optim import separability
@@ -106,11 +105,8 @@ def test_figures_are_drawn(config, results):
         (["--descent_steps", "10"], "descent_steps"),
     ],
 )
-def test_bad_values_end_in_one_line_and_code_two(flags, message, capsys, tmp_path):
-    assert main(EXPERIMENT, ["--runs", str(tmp_path / "runs"), *flags]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_bad_values_end_in_one_line_and_code_two(flags, message, refused):
+    assert message in refused(EXPERIMENT, flags)
 
 
 def test_too_many_coefficients_are_refused():

@@ -4,7 +4,6 @@ import pytest
 
 from calcdl import data, study
 from calcdl.experiments.support_vectors import EXPERIMENT, Config, check, gram_of, measure, prepare, show, train
-from calcdl.lab.cli import main
 from calcdl.lab.config import ConfigError, read
 from calcdl.nn import kernels
 
@@ -98,11 +97,8 @@ def test_figures_are_drawn(config, results):
         (["--data", "iris", "--classes", "setosa", "rosa"], "classes: got ['setosa', 'rosa']"),
     ],
 )
-def test_bad_values_end_in_one_line_and_code_two(flags, message, capsys, tmp_path):
-    assert main(EXPERIMENT, ["--runs", str(tmp_path / "runs"), *flags]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_bad_values_end_in_one_line_and_code_two(flags, message, refused):
+    assert message in refused(EXPERIMENT, flags)
 
 
 def test_too_many_rows_are_refused(tmp_path):
