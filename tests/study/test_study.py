@@ -171,6 +171,13 @@ def test_an_interval_holds_the_mean_of_normal_draws_as_often_as_it_says():
         assert found.half.dims == ("trial",)
 
 
+def test_shared_rows_widen_an_interval():
+    values = xarray.DataArray([1.0, 2.0, 4.0, 8.0], dims="division")
+    alone, shared = interval(values, "division"), interval(values, "division", shared=0.5)
+    np.testing.assert_allclose(shared.half, alone.half * (1 + 4 / 2) ** 0.5, rtol=1e-14)
+    assert float(shared.mean) == float(alone.mean)
+
+
 def test_an_interval_does_not_swallow_a_failure_nor_invent_a_spread():
     values = xarray.DataArray([[1.0, np.nan, 3.0], [1.0, 2.0, 3.0]], dims=("kind", "seed"))
     found = interval(values)

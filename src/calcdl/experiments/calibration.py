@@ -157,8 +157,6 @@ def chosen(path: "xarray.Dataset") -> "xarray.DataArray":
 
 
 def _held_out(path: "xarray.Dataset") -> list[Verdict]:
-    from scipy.special import stdtrit
-
     tested, count = path.loss.sel(part="test"), path.sizes["division"]
     with_one = tested.sel(strength=path.loss.sel(part="validation").idxmin("strength"))
     gained = np.log(tested.isel(strength=0) / with_one)
@@ -172,9 +170,7 @@ def _held_out(path: "xarray.Dataset") -> list[Verdict]:
     )
     beyond, best = path.error - path.error_if_true, chosen(path)
     truer = beyond.isel(strength=0, drop=True) - beyond.sel(strength=best)
-    mean = truer.mean("case").values
-    # Divisions share rows: n_test / n_train is added to 1 / count after Nadeau and Bengio (2003).
-    half = stdtrit(count - 1, 0.975) * mean.std(ddof=1) * (1 / count + 1 / 2) ** 0.5
+    mean, half = (float(part) for part in study.interval(truer.mean("case"), "division", shared=1 / 2))
     by_set = ", ".join(
         f"{name} {one:.3f}" for name, one in zip(path.case.values, truer.mean("division").values, strict=True)
     )
@@ -185,9 +181,9 @@ def _held_out(path: "xarray.Dataset") -> list[Verdict]:
             f"with it: {told}",
         ),
         Verdict(
-            "its probabilities are truer than with almost none, on average over the sets", bool(mean.mean() - half > 0),
-            float(mean.mean() - half), 0.0, "lower end of the 95 % interval, shared rows considered, of the gain in "
-            f"calibration error beyond chance; mean {mean.mean():.3f}; by set {by_set}",
+            "its probabilities are truer than with almost none, on average over the sets", mean - half > 0,
+            mean - half, 0.0, "lower end of the 95 % interval, shared rows considered, of the gain in "
+            f"calibration error beyond chance; mean {mean:.3f}; by set {by_set}",
         ),
     ]  # fmt: skip
 

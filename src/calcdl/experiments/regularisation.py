@@ -263,9 +263,7 @@ def _error_verdicts(config: Config, results: "xarray.Dataset") -> list[Verdict]:
         best = found.sel(l1_ratio=rho, part="validation").idxmin("strength")
         tested, without = found.sel(l1_ratio=rho, part="test").sel(strength=best), plain.sel(part="test")
         gained = np.log(without / tested)
-        mean, half = (float(part) for part in study.interval(gained, "division"))
-        # Divisions share rows: n_test / n_train is added to 1 / count after Nadeau and Bengio (2003).
-        half *= (1 + count / 2) ** 0.5
+        mean, half = (float(part) for part in study.interval(gained, "division", shared=1 / 2))
         won, middle = float((gained > 0).mean()), [float(one.median()) for one in (without, tested, best)]
         verdicts.append(Verdict(
             f"{name}, its penalty chosen on other rows, predicts better than least squares", won >= GATE_WON, won,

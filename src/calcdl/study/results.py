@@ -211,15 +211,19 @@ def summarise(values: "xarray.DataArray", status: "xarray.DataArray", over: str 
     )
 
 
-def interval(values: "xarray.DataArray", over: str = SEED, confidence: float = 0.95) -> Interval:
-    r"""Return the mean of independent runs with its interval after Student.
+def interval(
+    values: "xarray.DataArray", over: str = SEED, confidence: float = 0.95, *, shared: float = 0.0
+) -> Interval:
+    r"""Return the mean of runs with its interval after Student.
 
-    $$ \bar x \pm t_{n-1, (1 + c) / 2} \, s / \sqrt n, \quad s^2 = \frac{1}{n - 1} \sum_i (x_i - \bar x)^2 $$
+    $$ \bar x \pm t_{n-1, (1 + c) / 2} \, s \sqrt{1 / n + r}, \quad s^2 = \frac{1}{n - 1} \sum_i (x_i - \bar x)^2 $$
 
     Args:
         values: what was measured, with a NaN where a run failed: it makes mean and interval NaN.
-        over: the dimension along which values are independent draws.
+        over: the dimension along which values are draws.
         confidence: c, between 0 and 1.
+        shared: r, 0 for independent draws; where they come from divisions of the same rows, how many rows are tested
+            for one that is trained on.
 
     Returns:
         The mean and half of the interval, along the other dimensions; the half is NaN for a single run.
@@ -234,7 +238,8 @@ def interval(values: "xarray.DataArray", over: str = SEED, confidence: float = 0
         >>> print(f"{float(found.mean):.2f} ± {float(found.half):.2f}")
         3.00 ± 6.57
 
-    Reference: Student (1908), The probable error of a mean, Biometrika 6.
+    Reference: Student (1908), The probable error of a mean, Biometrika 6; Nadeau and Bengio (2003), Inference for the
+    generalization error, Machine Learning 52, for shared rows.
     """
     from scipy.special import stdtrit
 
@@ -242,8 +247,9 @@ def interval(values: "xarray.DataArray", over: str = SEED, confidence: float = 0
         raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence}")
     count = values.sizes[over]
     wide = values.astype(np.float64)
-    error = wide.std(over, ddof=1, skipna=False) / count**0.5 if count > 1 else wide.mean(over) * np.nan
-    return Interval(wide.mean(over, skipna=False), error * stdtrit(count - 1, (1 + confidence) / 2))
+    spread = wide.std(over, ddof=1, skipna=False) if count > 1 else wide.mean(over) * np.nan
+    reach = stdtrit(count - 1, (1 + confidence) / 2) * (1 / count + shared) ** 0.5
+    return Interval(wide.mean(over, skipna=False), spread * reach)
 
 
 def join(**studies: "xarray.Dataset") -> "xarray.Dataset":
