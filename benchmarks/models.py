@@ -57,11 +57,10 @@ def cancer():
     return dataset.features, dataset.targets
 
 
-def linear(name, loss, models):
-    """Compare linear classifiers, whose intercept is penalised too where `models` do that, and their coefficients."""
+def linear(name, loss, models, *, free):
+    """Compare linear classifiers, whose intercept is free of the penalty or not, and their coefficients."""
     x, y = cancer()
     counts = np.random.default_rng(0).multinomial(len(y), np.full(len(y), 1 / len(y)), size=FITS).astype(float)
-    free = name == "logistic"
 
     def fit(weight):
         def objective(params):
@@ -102,7 +101,7 @@ def support_vectors():
         section = optim.projection("box_section", lower=0.0, upper=penalty, a=jnp.asarray(y), b=0.0)
         solver = optim.proximal_descent(
             1 / jnp.linalg.norm(gram),
-            optim.Proximal(lambda a: jnp.zeros((), a.dtype), lambda rate, a: section(a)),
+            optim.proximal_projection(section),
             accelerated=True,
         )
         found = optim.minimise(lambda a: -kernels.dual_value(a, y, gram), jnp.zeros(len(y)), solver, steps=20_000,
@@ -313,10 +312,10 @@ def main():
         from sklearn.svm import LinearSVC
 
         solvers = ("newton-cholesky", "lbfgs")
-        linear("logistic", nn.losses.binary_cross_entropy,
-               {name: LogisticRegression(solver=name, tol=1e-8, max_iter=10_000) for name in solvers})  # fmt: skip
+        models = {name: LogisticRegression(solver=name, tol=1e-8, max_iter=10_000) for name in solvers}
+        linear("logistic", nn.losses.binary_cross_entropy, models, free=True)
         linear("squared hinge", lambda score, label: nn.losses.squared_hinge(score, 2 * label - 1),
-               {"LinearSVC": LinearSVC(dual=False, tol=1e-8, max_iter=10_000)})  # fmt: skip
+               {"LinearSVC": LinearSVC(dual=False, tol=1e-8, max_iter=10_000)}, free=False)  # fmt: skip
         support_vectors()
         boosting()
 

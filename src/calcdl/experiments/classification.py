@@ -147,10 +147,9 @@ def fitted(solver: str | optim.Solver, table: Any, strength: Array, steps: int, 
         most = jnp.linalg.norm(x * weight[:, None], 2) ** 2 / (4 if len(free) == 2 else 2)
         return 1 / (most + jnp.max(strength))
 
-    none = optim.Proximal(lambda v: jnp.zeros((), x.dtype), lambda rate, v: v)
     methods: dict[str, Any] = {
         "newton": lambda: optim.newton(solve="cholesky" if v.size <= MOST_BY_MATRIX else "cg"), "lbfgs": optim.lbfgs,
-        "accelerated": lambda: optim.proximal_descent(rate(), none, accelerated=True),
+        "accelerated": lambda: optim.proximal_descent(rate(), optim.proximal_l1(0.0), accelerated=True),
         "descent": lambda: optim.descent("sgd", rate()),
     }  # fmt: skip
     small = {"tolerance": TOLERANCE * jnp.linalg.norm(jnp.abs(x).T @ weight)}
@@ -192,7 +191,7 @@ def compare(key: Key, tables: Any, *, solver: str, strength: float, steps: int) 
 
 
 def measure(config: Config, run: Any = study.run) -> "xarray.Dataset":
-    """Fit whole sets and pairs of columns, here and by scikit-learn; and halves of the rows, by penalty."""
+    """Fit whole sets and pairs of columns, here and by scikit-learn, and follow the methods step by step."""
     fits, run = config.fits, partial(run, dtype=config.precision)
     sets = {
         name: load(name, config.target) for name in sorted({*config.data, *config.boundary.data, config.steps.data})

@@ -43,7 +43,7 @@ from calcdl.calculus.quadrature import gauss_legendre
 from calcdl.lab import plots
 from calcdl.lab.cli import Experiment, main
 from calcdl.lab.config import AxisOf, Count, ExperimentConfig, Rate, Section, Seeds, refuse
-from calcdl.nn.adversarial import GAMES, Game, between, slope_penalty
+from calcdl.nn.adversarial import GAMES, PENALTIES, Game
 from calcdl.nn.variational import log_normal
 from calcdl.train import Problem, Trace, make_run
 from calcdl.types import Array, Key, Verdict
@@ -148,7 +148,7 @@ def train(
         real, fake, share = given
         total = rules.real(judge(params, real)).mean() + rules.fake(judge(params, fake)).mean()
         if penalty:
-            total = total + penalty * slope_penalty(partial(judge, params), between(real, fake, share), 1.0)
+            total = total + penalty * PENALTIES["gradient_penalty"](partial(judge, params), real, fake, share)
         return total
 
     adam = optim.descent("adam", sizes.learning_rate, schedule=optim.schedule("cosine", steps=sizes.steps))

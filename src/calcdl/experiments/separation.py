@@ -26,6 +26,7 @@ Reference. Soudry, Hoffer, Nacson, Gunasekar and Srebro, The implicit bias of gr
 J. Machine Learning Research 19 (2018) 70; Albert and Anderson, Biometrika 71 (1984) 1.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-GATE_GROWTH, GATE_LONGER, RECORDS, MOST = 0.05, 1e-6, 200, 10**9
+GATE_GROWTH, GATE_LONGER, RECORDS = 0.05, 1e-6, 200
 METHODS, ALL = ("newton", "lbfgs"), "all classes"
 ENDS = ("converged", "no optimum: the classes are separable", "no optimum: some rows are separable", "step limit")
 CONVERGES, SEPARABLE, IN_PART, UNFINISHED = range(4)
@@ -111,24 +112,24 @@ def attempt(key: Key, tables: Any, *, case: Array, solver: str, steps: int) -> d
     }  # fmt: skip
 
 
-def growing_rate(x: Array, value: Array) -> Array:
-    """Return 1 / a bound of the curvature of two classes, which falls with the loss."""
-    at_most = jnp.linalg.norm(x, 2) ** 2 / 4
-    return 1 / jnp.minimum(at_most, value * jnp.max(jnp.sum(x**2, axis=1)))
+def growing_rate(x: Array) -> Callable[[Array], Array]:
+    """Return 1 / a bound of the curvature of two classes, which falls with the loss, as a function of the loss."""
+    at_most, longest = jnp.linalg.norm(x, 2) ** 2 / 4, jnp.max(jnp.sum(x**2, axis=1))
+    return lambda value: 1 / jnp.minimum(at_most, value * longest)
 
 
 def grow(key: Key, tables: Any, *, case: Array, steps: int, records: np.ndarray) -> dict[str, Array]:
     """Descend without a penalty; return the size of weights and gradient at some steps, and the time by then."""
     x, y, weight, _, padding = (one[case] for one in tables[:-1])
-    table = (x, y, weight, tables[-1])
+    table, rate = (x, y, weight, tables[-1]), growing_rate(x)
 
     def step(objective: Any, params: Any, state: Any) -> Any:
         value, gradient = jax.value_and_grad(objective)(params)
-        update = -growing_rate(x, value) * gradient
+        update = -rate(value) * gradient
         return params + update, state, optim.Info(value, gradient, update, jnp.int32(RUNNING))
 
     found: Any = fitted(optim.Solver(lambda params: (), step), table, padding, steps, tolerance=0.0, trace=TRACES)
-    time = jnp.cumsum(jax.vmap(partial(growing_rate, x))(found.trace.value))[records - 1]
+    time = jnp.cumsum(jax.vmap(rate)(found.trace.value))[records - 1]
     return {
         "norm": jnp.linalg.norm(found.trace.params[records], axis=(1, 2)), "time": time,
         "slope": found.trace.gradient_norm[records],

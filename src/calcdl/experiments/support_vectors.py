@@ -162,7 +162,7 @@ def gram_of(name: str, width: Any, x: Any, others: Any = None) -> Array:
 def train(gram: Array, y: Array, penalty: Any, steps: int, tolerance: float = TOLERANCE, **how: Any) -> optim.Solution:
     """Maximise the dual by projected steps, accelerated unless told otherwise, until they are small."""
     section = optim.projection("box_section", lower=0.0, upper=penalty, a=y, b=0.0)
-    proximal = optim.Proximal(lambda a: jnp.zeros((), a.dtype), lambda rate, a: section(a))
+    proximal = optim.proximal_projection(section)
     most = jnp.linalg.norm(gram)  # of Frobenius, which no curvature exceeds
     solver = optim.proximal_descent(1 / most, proximal, accelerated=how.pop("accelerated", True))
     small = tolerance * penalty * most

@@ -68,6 +68,7 @@ from calcdl.optim.proximal import proximal_box as proximal_box
 from calcdl.optim.proximal import proximal_descent as proximal_descent
 from calcdl.optim.proximal import proximal_elastic_net as proximal_elastic_net
 from calcdl.optim.proximal import proximal_l1 as proximal_l1
+from calcdl.optim.proximal import proximal_projection as proximal_projection
 from calcdl.optim.proximal import proximal_squared_l2 as proximal_squared_l2
 from calcdl.optim.proximal import soft_threshold as soft_threshold
 from calcdl.optim.quasi_newton import bfgs as bfgs

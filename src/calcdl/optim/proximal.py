@@ -236,7 +236,26 @@ def proximal_box(lower: Any, upper: Any) -> Proximal:
         >>> proximal_box(0.0, 1.0).map(jnp.float32(0.5), jnp.array([-1.0, 0.25, 3.0])).tolist()
         [0.0, 0.25, 1.0]
     """
-    project = projection("box", lower=lower, upper=upper)
+    return proximal_projection(projection("box", lower=lower, upper=upper))
+
+
+def proximal_projection(project: Callable[[Params], Params]) -> Proximal:
+    r"""Pair the penalty that is 0 in a set and infinite outside with its map, the projection onto the set.
+
+    $$ \mathrm{prox} = P(p) $$
+
+    The penalty is counted as 0 everywhere: no parameters but those of the start can be outside.
+
+    Args:
+        project: the map to the nearest point of a convex set, such as `projection` makes.
+
+    Returns:
+        The penalty and its map.
+
+    Example:
+        >>> proximal_projection(projection("simplex")).map(jnp.float32(0.5), jnp.array([1.0, 0.75, -3.0])).tolist()
+        [0.625, 0.375, 0.0]
+    """
     return Proximal(lambda params: jnp.zeros((), widest(params)), lambda rate, params: project(params))
 
 
