@@ -7,7 +7,7 @@ from html.entities import html5
 # where TeX and HTML name a character differently; "" is left out
 _NAMES = {
     "partial": "part", "infty": "infin", "to": "rarr", "neq": "ne", "cdot": "middot", "ldots": "hellip",
-    "dots": "hellip", "quad": "emsp", "left": "", "right": "",
+    "dots": "hellip", "cdots": "ctdot", "quad": "emsp", "left": "", "right": "", "mathrm": "",
 }  # fmt: skip
 
 
@@ -44,9 +44,11 @@ def mathematics(tex: str) -> str:
 
     >>> mathematics(r"\sqrt{\chi_1} \approx q^*")
     '√(χ<sub>1</sub>) ≈ q<sup>*</sup>'
+    >>> mathematics(r"\mathrm{diag}(p) \cdots \|x\|")
+    'diag(p) ⋯ ‖x‖'
     """
     text = re.sub(r"\\(?!sqrt|frac)([A-Za-z]+)", lambda found: _character(found[1]), tex)
-    text = re.sub(r"\\[,;! ]", " ", text)
+    text = re.sub(r"\\[,;! ]", " ", text).replace(r"\|", "‖")
     for _ in range(4):  # from the innermost braces outwards
         text = re.sub(r"\\sqrt\s*\{([^{}]*)\}|\\sqrt\s*(\w)", lambda found: f"√({found[1] or found[2]})", text)
         text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"(\1)/(\2)", text)
